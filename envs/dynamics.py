@@ -1,0 +1,188 @@
+"""Task families whose dynamics fit in tensors, and the batch that runs them on any device.
+
+A family gives three pure functions over a leading axis of slots; a slot is one environment with
+its own task, seed and episode. All randomness comes in as an argument, from `mtrl.envs.noise`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtrl.envs.noise import episode_keys, uniforms
+from mtrl.envs.parameters import ParameterSpace
+from mtrl.envs.task import Split, Task, params_of
+from mtrl.errors import UsageError
+
+__all__ = ["BatchedEnv", "Dynamics", "TensorParams"]
+
+TensorParams = dict[str, Tensor]
+"""One tensor per named task parameter, shaped (slots,) or (slots, size)."""
+
+
+class Dynamics(ABC):
+    """What a family with batched dynamics defines; `BatchedFamily` adds its environments.
+
+    `reset_noise` and `step_noise` say how many uniform numbers per slot the functions are given.
+    """
+
+    name: ClassVar[str]
+    reset_noise: ClassVar[int] = 0
+    step_noise: ClassVar[int] = 0
+    splits_overlap: ClassVar[bool] = False
+    render_modes: ClassVar[tuple[str, ...]] = ()
+    horizon: int
+
+    @property
+    @abstractmethod
+    def observation_space(self) -> gym.spaces.Box:
+        """The space of one slot's observation."""
+
+    @property
+    @abstractmethod
+    def action_space(self) -> gym.Space[Any]:
+        """The space of one slot's action."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> ParameterSpace:
+        """The distribution of the tasks."""
+
+    @abstractmethod
+    def reset(self, params: TensorParams, noise: Tensor) -> Tensor:
+        """Return first states, shaped (slots, state), from noise shaped (slots, reset_noise)."""
+
+    @abstractmethod
+    def step(
+        self, params: TensorParams, state: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the next states, rewards (slots,) and terminated (slots,); change no argument."""
+
+    @abstractmethod
+    def observe(self, params: TensorParams, state: Tensor) -> Tensor:
+        """Return the observations of `state`, shaped (slots, *observation shape)."""
+
+    def render(self, task: Task, state: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return a picture of one slot's state, shaped (height, width, 3)."""
+        raise UsageError(f"task family {self.name!r} cannot be rendered; use render_mode=None")
+
+    def sample(self, n: int, rng: np.random.Generator, split: Split) -> list[Task]:
+        """Draw `n` tasks of `split`."""
+        return self.parameters.sample(n, rng, split)
+
+    def sample_params(
+        self, n: int, rng: np.random.Generator, split: Split
+    ) -> dict[str, NDArray[np.float32]]:
+        """Draw what `sample` draws from the same generator, as parameters stacked by name."""
+        return self.parameters.sample_params(n, rng, split)
+
+    def context(self, task: Task) -> NDArray[np.float32]:
+        """Return what tells this task from others as a float32 vector."""
+        return self.parameters.vector(task)
+
+    def tensors(
+        self,
+        tasks: Sequence[Task],
+        *,
+        repeats: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TensorParams:
+        """Stack the tasks' parameters, each task `repeats` times in succession (task-major).
+
+        Raises:
+            UsageError: there is no task, or one that is not of this family.
+        """
+        for task in set(tasks):
+            self.parameters.check(task)
+        stacked = {name: torch.from_numpy(array) for name, array in params_of(tasks).items()}
+        return {
+            name: tensor.to(device, dtype).repeat_interleave(repeats, dim=0)
+            for name, tensor in stacked.items()
+        }
+
+
+class BatchedEnv:
+    """Slots of one family stepped together on a device; the host never waits for a value.
+
+    There is no autoreset. A slot ends when it is terminated or when `horizon` steps have passed
+    (truncated; both may hold in the same step, as under Gymnasium's TimeLimit). A slot that has
+    ended stands still until it is reset: its observation stays, its reward is 0 and its flags
+    stay as they were in its last step. Returned tensors may be the batch's own: do not write into
+    them.
+
+    Args:
+        family: the dynamics.
+        params: one tensor per parameter with the slots first, as `family.tensors` makes them; they
+            determine the device and the floating type. The first episodes have seeds 0, 1, ...
+    """
+
+    def __init__(self, family: Dynamics, params: Mapping[str, Tensor]) -> None:
+        self.family = family
+        self.params = dict(params)
+        like = next(iter(self.params.values()))
+        self.num_slots, self.device, self.dtype = len(like), like.device, like.dtype
+        self._no_noise = torch.empty((self.num_slots, 0), device=self.device, dtype=self.dtype)
+        self._noisy = family.reset_noise + family.step_noise > 0
+        self.reset(torch.arange(self.num_slots, device=self.device))
+
+    def _noise(self, width: int, steps: Tensor) -> Tensor:
+        if width == 0:
+            return self._no_noise
+        return uniforms(self._keys, steps, width, self.dtype)
+
+    def _fresh_state(self) -> Tensor:
+        if self._noisy:
+            self._keys = episode_keys(self.seeds, self.episodes)
+        # Step 0's numbers are the reset's; the first step uses those of step 1.
+        noise = self._noise(self.family.reset_noise, torch.zeros_like(self.episodes))
+        return self.family.reset(self.params, noise)
+
+    def reset(self, seeds: Tensor, episodes: Tensor | None = None) -> Tensor:
+        """Begin an episode in every slot and return the observations.
+
+        Args:
+            seeds: int64, one per slot.
+            episodes: int64, one per slot: which episode of its seed each slot begins (default 0).
+        """
+        if seeds.shape != (self.num_slots,):
+            raise UsageError(f"seeds has shape {tuple(seeds.shape)}; give {self.num_slots} of them")
+        self.seeds = seeds.to(self.device, torch.int64)
+        zeros = torch.zeros_like(self.seeds)
+        self.episodes = zeros if episodes is None else episodes.to(zeros)
+        self.steps = zeros
+        self._terminated = torch.zeros_like(zeros, dtype=torch.bool)
+        self._running = ~self._terminated
+        self.state = self._fresh_state()
+        return self.observe()
+
+    def reset_where(self, mask: Tensor) -> Tensor:
+        """Begin the next episode in the slots where `mask` holds; return all observations."""
+        self.episodes = self.episodes + mask
+        self.steps = self.steps.masked_fill(mask, 0)
+        self._terminated = self._terminated & ~mask
+        self._running = self._running | mask
+        self.state = torch.where(mask[:, None], self._fresh_state(), self.state)
+        return self.observe()
+
+    def observe(self) -> Tensor:
+        """Return the current observations."""
+        return self.family.observe(self.params, self.state)
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Apply one action per slot; return (observation, reward, terminated, truncated)."""
+        running = self._running
+        self.steps = self.steps + running
+        noise = self._noise(self.family.step_noise, self.steps)
+        state, reward, terminated = self.family.step(self.params, self.state, action, noise)
+        self.state = torch.where(running[:, None], state, self.state)
+        reward = torch.where(running, reward, 0.0)
+        self._terminated = torch.where(running, terminated, self._terminated)
+        truncated = self.steps >= self.family.horizon
+        self._running = ~(self._terminated | truncated)
+        return self.observe(), reward, self._terminated, truncated

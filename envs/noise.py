@@ -1,0 +1,62 @@
+"""Counter-based random numbers: noise is a pure function of (slot seed, episode, step).
+
+There is no generator state to save or lose, and a slot's noise does not depend on how many slots
+run beside it, so that a single environment and a batch of thousands on a GPU see the same
+numbers. The hash is splitmix64 (Steele, Lea and Flood 2014) in wrap-around int64 arithmetic,
+which every torch device has.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["MAX_WIDTH", "episode_keys", "gaussians", "uniforms"]
+
+MAX_WIDTH = 1 << 16
+"""Numbers available to one step of one slot."""
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_FACTORS = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+_BITS = {torch.float32: 24, torch.float64: 53}
+
+
+def _shift(words: Tensor, bits: int) -> Tensor:
+    # int64 shifts copy the sign bit; the mask makes them logical.
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(words: Tensor) -> Tensor:
+    words = (words ^ _shift(words, 30)) * _FACTORS[0]
+    words = (words ^ _shift(words, 27)) * _FACTORS[1]
+    return words ^ _shift(words, 31)
+
+
+def episode_keys(seeds: Tensor, episodes: Tensor) -> Tensor:
+    """Return one int64 key per slot from its int64 seed and episode; neighbours are unrelated."""
+    return _mix(_mix(seeds + _GAMMA) + episodes * _GAMMA)
+
+
+def uniforms(keys: Tensor, steps: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Return numbers uniform in [0, 1), shaped (slots, width), for each slot's current step.
+
+    In float32 they are the float64 numbers rounded down. `width` is at most `MAX_WIDTH`.
+    """
+    counter = steps[:, None] * MAX_WIDTH + torch.arange(1, width + 1, device=keys.device)
+    words = _mix(keys[:, None] + counter * _GAMMA)
+    bits = _BITS[dtype]
+    return _shift(words, 64 - bits).to(dtype) * 2.0**-bits
+
+
+def gaussians(uniform: Tensor) -> Tensor:
+    """Turn uniforms (..., even number) into as many independent standard normals (Box-Muller)."""
+    first, second = uniform.chunk(2, dim=-1)
+    # 1 - u is in (0, 1], where the logarithm is finite.
+    radius = torch.sqrt(-2.0 * torch.log1p(-first))
+    angle = 2.0 * math.pi * second
+    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)

@@ -1,0 +1,114 @@
+"""Task families by name: ours, and those that installed packages declare.
+
+A package adds a family with an entry point in the group `mtrl.task_families` that names a
+`FamilySpec`:
+
+    [project.entry-points."mtrl.task_families"]
+    my_family = "my_package.families:my_family"
+
+Nothing is imported before a family is asked for, so that a broken package harms its own families
+only.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from mtrl.envs.family import FamilySpec, FewShotFamily, TaskFamily
+from mtrl.errors import MtrlError, UsageError
+
+__all__ = ["GROUP", "family_names", "family_spec", "get_family"]
+
+GROUP = "mtrl.task_families"
+
+# Known without metadata, for a checkout that is not installed.
+_BUILT_IN = {
+    "navigation2d": "mtrl.envs.navigation2d:navigation2d",
+    "sinusoid": "mtrl.envs.sinusoid:sinusoid",
+}
+
+
+def _declared() -> dict[str, dict[str, EntryPoint]]:
+    """Return entry points by name, then by target: one may be found twice on the path."""
+    declared = {name: {value: EntryPoint(name, value, GROUP)} for name, value in _BUILT_IN.items()}
+    for point in entry_points(group=GROUP):
+        declared.setdefault(point.name, {}).setdefault(point.value, point)
+    return declared
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UsageError(f"unknown {kind} {name!r}: {hint}there are {', '.join(names) or 'none'}")
+
+
+def _origin(point: EntryPoint) -> str:
+    distribution = point.dist.name if point.dist else "mtrl-suite"
+    return f"{distribution} ({point.value})"
+
+
+def _load(point: EntryPoint) -> FamilySpec:
+    try:
+        spec = getattr(importlib.import_module(point.module), point.attr)
+    except Exception as error:  # whatever a third party's module raises, name its package
+        raise MtrlError(
+            f"task family {point.name!r} of {_origin(point)} cannot be loaded: {error!r}; "
+            "repair or uninstall that package"
+        ) from error
+    if not isinstance(spec, FamilySpec):
+        raise MtrlError(
+            f"task family {point.name!r} of {_origin(point)} is a {type(spec).__name__}; "
+            "its entry point must name an mtrl.envs.family.FamilySpec"
+        )
+    return spec
+
+
+def family_names() -> list[str]:
+    """Return the names of all families, sorted; none is imported."""
+    return sorted(_declared())
+
+
+def family_spec(name: str) -> FamilySpec:
+    """Return what the family `name` declares.
+
+    Raises:
+        UsageError: no family has that name, or several packages claim it.
+        MtrlError: the package that declares it is broken.
+    """
+    declared = _declared()
+    if name not in declared:
+        raise _unknown("task family", name, declared)
+    points = list(declared[name].values())
+    if len(points) > 1:
+        raise UsageError(
+            f"task family {name!r} is declared by {' and by '.join(map(_origin, points))}; "
+            "uninstall one of them"
+        )
+    return _load(points[0])
+
+
+def get_family(
+    name: str, preset: str | None = None, **overrides: Any
+) -> TaskFamily | FewShotFamily:
+    """Return the family `name` as its `preset` (default: the first) sets it up.
+
+    `overrides` replace single arguments of the preset.
+
+    Raises:
+        UsageError: an unknown family, preset or argument; the message lists the known ones.
+        MtrlError: the package that declares the family is broken.
+    """
+    spec = family_spec(name)
+    preset = next(iter(spec.presets)) if preset is None else preset
+    if preset not in spec.presets:
+        raise _unknown(f"preset of {name!r}", preset, spec.presets)
+    arguments = inspect.signature(spec.factory).parameters
+    open_ended = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+    for argument in overrides:
+        if argument not in arguments and not open_ended:
+            raise _unknown(f"argument of {name!r}", argument, arguments)
+    return spec.factory(**{**spec.presets[preset], **overrides})

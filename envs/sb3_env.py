@@ -1,0 +1,156 @@
+"""The Stable-Baselines3 face: equal to a `DummyVecEnv` of the Gymnasium face, but one batch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from mtrl.envs.dynamics import Dynamics
+from mtrl.envs.family import TaskSource
+from mtrl.envs.slots import Slots, check_source
+from mtrl.envs.task import Task
+from mtrl.errors import UsageError
+
+__all__ = ["BatchedVecEnv"]
+
+Indices = int | Iterable[int] | None
+
+
+@dataclass(frozen=True)
+class _SlotView:
+    """What `get_attr` and `env_method` see of one sub-environment."""
+
+    slots: Slots
+    index: int
+    render_mode: None = None
+    spec: None = None
+
+    @property
+    def family(self) -> Dynamics:
+        return self.slots.family
+
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        return self.family.observation_space
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        return self.family.action_space
+
+    @property
+    def task(self) -> Task:
+        return self.slots.tasks[self.index]
+
+    @property
+    def task_source(self) -> TaskSource:
+        return self.slots.sources[self.index]
+
+    def set_task_source(self, source: TaskSource) -> None:
+        self.slots.sources[self.index] = check_source(self.family, source)
+
+
+class BatchedVecEnv(VecEnv):
+    """Sub-environments of one family for Stable-Baselines3.
+
+    `infos[i]["task_id"]` is that of the step's own episode, also in the step that ends it; the
+    task of the episode just begun is in `reset_infos[i]`. `env_method("set_task_source", source)`
+    decides the tasks of later episodes, `set_options({"task": task})` that of the next explicit
+    reset.
+
+    Args:
+        family: the dynamics.
+        sources: per sub-environment a task, or the split to draw tasks from.
+        seed: as if `seed(seed)` were called: the next reset gives sub-environment i seed + i.
+    """
+
+    def __init__(
+        self, family: Dynamics, sources: Sequence[TaskSource], *, seed: int | None = None
+    ) -> None:
+        self._slots = Slots(family, sources)
+        self._actions: Any = None
+        super().__init__(len(sources), family.observation_space, family.action_space)
+        if seed is not None:
+            self.seed(seed)
+
+    def _views(self, indices: Indices) -> list[_SlotView]:
+        return [_SlotView(self._slots, index) for index in self._get_indices(indices)]
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin an episode everywhere, with the seeds and options set since the last reset."""
+        tasks = [self._slots.option_task(options) for options in self._options]
+        obs = self._slots.reset(self._seeds, tasks)
+        self._reset_seeds()
+        self._reset_options()
+        self.reset_infos = self._infos()
+        return obs
+
+    def _infos(self) -> list[dict[str, Any]]:
+        return [{"task_id": task.id} for task in self._slots.tasks]
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Step with the kept actions and reset the sub-environments whose episode ends.
+
+        Raises:
+            UsageError: reset was never called, or actions of the wrong shape or not finite.
+        """
+        result = self._slots.step(self._actions)
+        done, obs, infos = result.done, result.obs, self._infos()
+        for info, time_up in zip(infos, result.truncated & ~result.terminated, strict=True):
+            info["TimeLimit.truncated"] = bool(time_up)
+        if done.any():
+            for index in np.flatnonzero(done).tolist():
+                infos[index]["terminal_observation"] = obs[index]
+            obs = self._slots.reset_where(done)
+            begun = self._infos()
+            for index in np.flatnonzero(done).tolist():
+                self.reset_infos[index] = begun[index]
+        return obs, result.reward, done, infos
+
+    def close(self) -> None:
+        """Nothing is held that needs closing."""
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """Return an attribute of the sub-environments, such as `task`.
+
+        Raises:
+            AttributeError: there is no such attribute.
+        """
+        return [getattr(view, attr_name) for view in self._views(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Refuse: the sub-environments are rows of one batch and have no attributes of their own.
+
+        Raises:
+            UsageError: always; the message says what to call instead.
+        """
+        raise UsageError(
+            f"attribute {attr_name!r} of a batched environment cannot be set; "
+            'choose tasks with env_method("set_task_source", task)'
+        )
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the sub-environments, such as `set_task_source`.
+
+        Raises:
+            AttributeError: there is no such method.
+        """
+        views = self._views(indices)
+        return [getattr(view, method_name)(*method_args, **method_kwargs) for view in views]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
+    ) -> list[bool]:
+        """Return False for each: wrap the whole with a `VecEnvWrapper` such as `VecMonitor`."""
+        return [False for _ in self._get_indices(indices)]

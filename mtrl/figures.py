@@ -1,0 +1,308 @@
+"""Figures for reports and TensorBoard, drawn without pyplot: no global state, no display.
+
+Every function returns a matplotlib `Figure`, which `save` writes and `to_image` rasterises. The
+colours are Okabe and Ito's, which stay apart under colour blindness; learners are also told apart by
+order, line or marker. matplotlib is optional and imported when a figure is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtrl.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FewShotFit",
+    "adaptation_curves",
+    "comparison_grid",
+    "few_shot_fits",
+    "navigation_trajectories",
+    "save",
+    "step_size_histograms",
+    "to_image",
+]
+
+# Okabe and Ito 2008, the darker ones first.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_INK = "#333333"
+_GREY = "#8A8A8A"
+_FAINT = "#E3E3E3"
+_SMALL, _MEDIUM, _LARGE = 8.5, 9.5, 11.0
+_DPI = 150
+_SOURCE_STEP = 0.13
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotFit:
+    """One regression task before and after adaptation, for `few_shot_fits`.
+
+    Attributes:
+        x: (points,), increasing.
+        truth: (points,), the task's curve.
+        before: (points,), the prediction of the meta-trained parameters.
+        after: (points,), the prediction after adaptation.
+        support_x: (shots,).
+        support_y: (shots,).
+    """
+
+    x: npt.ArrayLike
+    truth: npt.ArrayLike
+    before: npt.ArrayLike
+    after: npt.ArrayLike
+    support_x: npt.ArrayLike
+    support_y: npt.ArrayLike
+
+
+def adaptation_curves(
+    curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
+    *,
+    ylabel: str,
+    title: str = "",
+    xlabel: str = "adaptation steps",
+) -> "Figure":
+    """Draw score against adaptation steps, with intervals as bands.
+
+    Args:
+        curves: name to (steps, mean, low, high), each (points,).
+        ylabel: what the score is, with its direction or unit.
+        title: may be empty.
+        xlabel: what is counted.
+    """
+    figure = _figure(6.0, 3.7)
+    axes = figure.subplots()
+    for index, (name, (steps, mean, low, high)) in enumerate(curves.items()):
+        colour, marker = _look(index)
+        axes.fill_between(
+            np.asarray(steps), np.asarray(low), np.asarray(high), color=colour, alpha=0.18, lw=0
+        )
+        axes.plot(steps, mean, color=colour, marker=marker, ms=5, lw=1.8, label=name)
+    axes.locator_params(axis="x", integer=True)
+    _dress(axes, title=title, xlabel=xlabel, ylabel=ylabel)
+    _legend_above(figure, axes)
+    return figure
+
+
+def comparison_grid(
+    results: Mapping[str, Mapping[str, npt.ArrayLike]],
+    *,
+    panels: Sequence[str],
+    columns: Sequence[str],
+    ylabel: str,
+    title: str = "",
+) -> "Figure":
+    """Draw published numbers beside ours, one panel per row of the table.
+
+    Args:
+        results: learner to source to (panels, columns, 3) of estimate, low, high. Bounds may be
+            NaN. The first source, usually "paper", is drawn hollow and the others filled.
+        panels: label of each panel, for instance how the learner was trained.
+        columns: label of each group of marks, for instance how it was tested.
+        ylabel: what the score is, with its direction or unit.
+        title: may be empty.
+
+    Raises:
+        ValueError: a table does not have the shape that the labels say.
+    """
+    expected = (len(panels), len(columns), 3)
+    figure = _figure(max(4.5, 1.2 + 2.3 * len(panels)), 3.7)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    series = [(i, s, learner, source) for i, learner in enumerate(results)
+              for s, source in enumerate(results[learner])]  # fmt: skip
+    offsets = _SOURCE_STEP * (np.arange(len(series)) - (len(series) - 1) / 2)
+    for offset, (i, s, learner, source) in zip(offsets, series, strict=True):
+        table = np.asarray(results[learner][source], dtype=np.float64)
+        if table.shape != expected:
+            raise ValueError(
+                f"results[{learner!r}][{source!r}] has shape {table.shape}, not {expected}: "
+                "(panels, columns, 3) with estimate, low and high"
+            )
+        for axes, rows in zip(grid, table, strict=True):
+            _marks(axes, np.arange(len(columns)) + offset, rows, _look(i), hollow=s == 0)
+            axes.lines[-1].set_label(f"{learner}, {source}")
+    for axes, panel in zip(grid, panels, strict=True):
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        _dress(axes, title=panel, ylabel=ylabel if axes is grid[0] else "")
+    if title:
+        figure.suptitle(title, fontsize=_LARGE, color=_INK)
+    _legend_above(figure, grid[0])
+    return figure
+
+
+def navigation_trajectories(
+    before: npt.ArrayLike, after: npt.ArrayLike, goals: npt.ArrayLike, *, title: str = ""
+) -> "Figure":
+    """Draw paths in the plane before and after adaptation, one small panel per task.
+
+    Args:
+        before: (tasks, time, 2) positions; NaN after an episode's end.
+        after: (tasks, time, 2).
+        goals: (tasks, 2).
+        title: may be empty.
+    """
+    paths, adapted, targets = (np.asarray(x, dtype=np.float64) for x in (before, after, goals))
+    figure, panels = _small_multiples(len(targets), 2.0, 2.0, share=True)
+    reach = 1.08 * max(float(np.nanmax(np.abs(x))) for x in (paths, adapted, targets))
+    for axes, path, better, goal in zip(panels, paths, adapted, targets, strict=True):
+        axes.plot(*path.T, color=_GREY, lw=1.2, label="before adaptation")
+        axes.plot(*better.T, color=_PALETTE[0], lw=1.8, label="after adaptation")
+        axes.plot(*better[:1].T, "o", color=_INK, ms=4, ls="none", label="start")
+        axes.plot(
+            *goal[None].T, "*", color=_PALETTE[1], ms=12, mec="white", ls="none", label="goal"
+        )
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        _dress(axes)
+    _finish_multiples(figure, panels, title)
+    return figure
+
+
+def step_size_histograms(
+    step_sizes: Mapping[str, npt.ArrayLike], *, title: str = "", bins: int = 40
+) -> "Figure":
+    """Draw each layer's learned step sizes, those below zero apart, and state their share.
+
+    Args:
+        step_sizes: layer to its step sizes, any shape.
+        title: may be empty.
+        bins: over the range of a layer; zero is always an edge.
+    """
+    figure, panels = _small_multiples(len(step_sizes), 2.7, 1.9)
+    for axes, (name, values) in zip(panels, step_sizes.items(), strict=True):
+        flat = np.asarray(values, dtype=np.float64).ravel()
+        edges = _edges(flat, bins)
+        for sign, colour in ((flat < 0, _PALETTE[1]), (flat >= 0, _PALETTE[0])):
+            axes.hist(flat[sign], bins=edges.tolist(), color=colour, lw=0)
+        axes.axvline(0.0, color=_INK, lw=0.8)
+        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="y", nbins=4, integer=True)
+        _dress(axes, title=f"{name}: {np.mean(flat < 0):.0%} negative")
+    figure.supxlabel("step size", fontsize=_MEDIUM, color=_INK)
+    figure.supylabel("parameters", fontsize=_MEDIUM, color=_INK)
+    if title:
+        figure.suptitle(title, fontsize=_LARGE, color=_INK)
+    return figure
+
+
+def few_shot_fits(fits: Sequence[FewShotFit], *, title: str = "") -> "Figure":
+    """Draw each task's curve, its support points, and the predictions before and after adaptation."""
+    figure, panels = _small_multiples(len(fits), 2.7, 2.1, share=True)
+    for axes, fit in zip(panels, fits, strict=True):
+        axes.plot(fit.x, fit.truth, color=_INK, lw=1.2, label="task")
+        axes.plot(fit.x, fit.before, color=_GREY, lw=1.4, ls=(0, (4, 2)), label="before adaptation")
+        axes.plot(fit.x, fit.after, color=_PALETTE[0], lw=1.9, label="after adaptation")
+        axes.plot(
+            fit.support_x, fit.support_y, "o", color=_PALETTE[1], ms=5, mec="white", label="support"
+        )
+        _dress(axes)
+    _finish_multiples(figure, panels, title)
+    return figure
+
+
+def save(figure: "Figure", path: str | Path) -> Path:
+    """Write a PNG at 150 dots per inch; the same figure gives the same bytes."""
+    target = Path(path)
+    # The default metadata names the matplotlib version.
+    figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
+    return target
+
+
+def to_image(figure: "Figure") -> npt.NDArray[np.uint8]:
+    """Rasterise a figure to (height, width, 3), for `SummaryWriter.add_image(..., dataformats="HWC")`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves these two untyped
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            'figures need matplotlib: pip install "mtrl-suite[plot]"'
+        ) from error
+    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+
+
+def _small_multiples(
+    count: int, width: float, height: float, share: bool = False
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure and `count` axes, at most four in a row, rows as even as possible."""
+    if count == 0:
+        raise ValueError("nothing to draw: pass at least one task or layer")
+    rows = -(-count // 4)
+    columns = -(-count // rows)
+    figure = _figure(max(4.5, width * columns), 0.7 + height * rows)
+    axes = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel()
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return figure, list(axes[:count])
+
+
+def _finish_multiples(figure: "Figure", panels: list["Axes"], title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=_LARGE, color=_INK)
+    _legend_above(figure, panels[0])
+
+
+def _legend_above(figure: "Figure", axes: "Axes") -> None:
+    """Put one legend for the whole figure outside the data, where it cannot hide any."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        frameon=False,
+        fontsize=_SMALL + 0.5,
+        labelcolor=_INK,
+    )
+
+
+def _dress(axes: "Axes", title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    axes.set_title(title, fontsize=_MEDIUM, color=_INK)
+    axes.set_xlabel(xlabel, fontsize=_MEDIUM, color=_INK)
+    axes.set_ylabel(ylabel, fontsize=_MEDIUM, color=_INK)
+    axes.tick_params(labelsize=_SMALL, color=_GREY, labelcolor=_INK)
+    axes.grid(True, color=_FAINT, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+
+
+def _marks(
+    axes: "Axes",
+    x: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.float64],
+    look: tuple[str, str],
+    hollow: bool,
+) -> None:
+    """Draw estimates (columns, 3) with their intervals as whiskers."""
+    colour, marker = look
+    estimate, low, high = rows.T
+    axes.vlines(x, low, high, color=colour, lw=1.3, alpha=0.8)
+    face: dict[str, Any] = {"mfc": "white" if hollow else colour, "mec": colour, "mew": 1.3}
+    axes.plot(x, estimate, marker, ls="none", ms=5.5, color=colour, **face)
+
+
+def _look(index: int) -> tuple[str, str]:
+    return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
+
+
+def _edges(values: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
+    """Return bin edges over the values with one at zero, so that no bar mixes both signs."""
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    width = (high - low or 1.0) / bins
+    return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)

@@ -1,0 +1,42 @@
+"""Trace a meta-gradient once, derivatives of derivatives included, and let torch compile the result.
+
+`torch.compile` does not differentiate twice. Tracing the whole computation first, inner and outer derivative
+together, leaves one flat graph of array operations without any automatic differentiation in it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from mtrl.errors import UsageError
+
+__all__ = ["TensorFunction", "compile_traced", "has_compiler"]
+
+TensorFunction = Callable[..., Sequence[Tensor]]
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Return whether torch can compile for `device` here: on a CPU that takes a C++ compiler."""
+    if device.type != "cpu":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+
+
+def compile_traced(function: TensorFunction, example: Sequence[Tensor]) -> TensorFunction:
+    """Compile `function` for tensors of exactly the shapes, types and device of `example`.
+
+    Args:
+        function: takes and returns tensors; may call `torch.autograd.grad`. It must not look at values.
+        example: arguments to trace with.
+
+    Raises:
+        UsageError: there is no compiler.
+    """
+    if not has_compiler(example[0].device):
+        raise UsageError("compile: no C++ compiler found; install g++ or clang++, or set compile to off")
+    graph = make_fx(function)(*example)
+    return torch.compile(graph, fullgraph=True, dynamic=False)  # type: ignore[no-any-return]

@@ -1,0 +1,99 @@
+"""The supervised meta-gradient: the outer loss's derivative by parameters and step sizes, in chunks of tasks.
+
+A chunk's working set should fit the processor's cache: one chunk of a thousand tasks is slower than several of
+a few dozen, and its memory grows with the number of tasks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtrl.meta.compiled import TensorFunction, compile_traced
+from mtrl.meta.inner import TaskLoss, adapt, expand_to_tasks
+from mtrl.meta.maml import MetaLearner
+from mtrl.meta.parameters import MetaParams
+
+__all__ = ["FewShotTensors", "MetaGradient"]
+
+FewShotTensors = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Support x and y, query x and y, each with a leading task axis."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Mean outer loss over the tasks, and its gradient by name as `MetaParams.named` orders it."""
+
+    loss: Tensor
+    gradient: dict[str, Tensor]
+
+
+class MetaGradient:
+    """Computes meta-gradients of a supervised loss.
+
+    Args:
+        learner: gives the step sizes.
+        loss: maps per-task parameters and (x, y) to losses (tasks,).
+        chunk: tasks worked on at once; the gradient is the same for every chunk size, up to the order of sums.
+        compiled: trace and compile the computation for each shape that occurs.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        loss: TaskLoss[tuple[Tensor, Tensor]],
+        *,
+        chunk: int = 64,
+        compiled: bool = False,
+    ) -> None:
+        self._learner = learner
+        self._loss = loss
+        self._chunk = chunk
+        self._compiled: dict[torch.Size, TensorFunction] | None = {} if compiled else None
+
+    def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
+        """Return the mean query loss after adaptation over all tasks, and its gradient."""
+        names, tasks = list(meta.named()), data[0].shape[0]
+        total: list[Tensor] = []
+        for chunk in zip(*(part.split(self._chunk) for part in data), strict=True):
+            part = self._chunk_gradient(meta, chunk)
+            total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
+        loss, *gradient = (value / tasks for value in total)
+        return _Outcome(loss, dict(zip(names, gradient, strict=True)))
+
+    def _chunk_gradient(self, meta: MetaParams, data: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the sum of the chunk's losses and its gradients."""
+        arguments = [*(value.detach() for value in meta.named().values()), *data]
+        function = self._function(meta)
+        if self._compiled is None:
+            return function(*arguments)
+        shape = data[0].shape
+        if shape not in self._compiled:
+            self._compiled[shape] = compile_traced(function, arguments)
+        with torch.no_grad():
+            return self._compiled[shape](*arguments)
+
+    def _function(self, meta: MetaParams) -> TensorFunction:
+        names = list(meta.named())
+
+        def gradient(*arguments: Tensor) -> list[Tensor]:
+            with torch.enable_grad():
+                leaves = [value.detach().requires_grad_() for value in arguments[: len(names)]]
+                current = MetaParams.from_named(dict(zip(names, leaves, strict=True)))
+                loss = self._outer_loss(current, arguments[len(names) :])
+                return [loss.detach(), *torch.autograd.grad(loss, leaves, materialize_grads=True)]
+
+        return gradient
+
+    def _outer_loss(self, meta: MetaParams, data: Sequence[Tensor]) -> Tensor:
+        support_x, support_y, query_x, query_y = data
+        learner, steps = self._learner, self._learner.inner_steps
+        adapted = adapt(
+            expand_to_tasks(meta.params, support_x.shape[0]),
+            learner.step_sizes(meta.step_sizes, meta.params, steps),
+            self._loss,
+            [(support_x, support_y)] * steps,
+            first_order=learner.first_order,
+        )
+        return self._loss(adapted, (query_x, query_y)).sum()

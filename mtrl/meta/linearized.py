@@ -1,0 +1,136 @@
+"""The derivative of adaptation as two matrix-free products, for trust-region updates of meta-parameters.
+
+Adaptation maps shared parameters and step sizes to one set of parameters per task. Natural-gradient steps
+multiply its Jacobian and the Jacobian's transpose with vectors many times at one point. Differentiating
+through `adapt` twice would need third derivatives of the inner loss; but each inner step is
+theta' = theta - alpha * g(theta), so that both products need only products with the Hessian H of the loss:
+
+    forward   d theta' = d theta - alpha * (H d theta) - d alpha * g
+    backward  d theta  = u - H (alpha * u),   d alpha = -u * g
+
+The graph of g is built once per inner step and reused by every product.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mtrl.meta.inner import Batch, TaskLoss, expand_to_tasks, task_gradients
+from mtrl.nets import Params
+
+__all__ = ["LinearizedAdaptation", "linearize_adaptation"]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One inner step: `moving` are the leaves that adapt, `gradients` their task gradients with a graph."""
+
+    moving: Params
+    gradients: Params
+    step_sizes: Params
+    first_order: bool
+
+    def hessian_product(self, vector: Params) -> Params:
+        """Multiply each task's Hessian of the inner loss (symmetric) with its slice of `vector`."""
+        if self.first_order:
+            return {name: torch.zeros_like(value) for name, value in vector.items()}
+        products = torch.autograd.grad(
+            [self.gradients[name] for name in vector],
+            [self.moving[name] for name in vector],
+            [vector[name] for name in vector],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(vector, products, strict=True))
+
+
+@dataclass(frozen=True)
+class LinearizedAdaptation:
+    """Adaptation at one point: its result and products with its derivative.
+
+    Attributes:
+        adapted: the adapted parameters, each (tasks, ...), without a graph.
+        stages: one per inner step.
+    """
+
+    adapted: Params
+    stages: tuple[_Stage, ...]
+
+    def push(self, params: Params, step_sizes: Sequence[Params]) -> Params:
+        """Return the change of `adapted`, each (tasks, ...), for a small change of the inputs.
+
+        Args:
+            params: change of the shared parameters.
+            step_sizes: for each inner step, change of the step sizes.
+        """
+        tasks = next(iter(self.adapted.values())).shape[0]
+        tangent = expand_to_tasks(params, tasks)
+        for stage, d_alpha in zip(self.stages, step_sizes, strict=True):
+            curved = stage.hessian_product({name: tangent[name] for name in stage.moving})
+            moved = {
+                name: tangent[name]
+                - stage.step_sizes[name] * curved[name]
+                - d_alpha[name] * stage.gradients[name].detach()
+                for name in stage.moving
+            }
+            tangent = {**tangent, **moved}
+        return tangent
+
+    def pull(self, cotangent: Params) -> tuple[Params, list[Params]]:
+        """Return the gradient of sum(cotangent * adapted) for shared parameters and step sizes.
+
+        Args:
+            cotangent: one value per entry of `adapted`, each (tasks, ...).
+
+        Returns:
+            The gradient for the shared parameters, and for each inner step that for the step sizes, summed
+            over tasks and shaped as the step sizes are.
+        """
+        d_step_sizes: list[Params] = []
+        for stage in reversed(self.stages):
+            d_step_sizes.append(
+                {
+                    name: -(cotangent[name] * stage.gradients[name].detach())
+                    .sum(0)
+                    .sum_to_size(stage.step_sizes[name].shape)
+                    for name in stage.moving
+                }
+            )
+            scaled = {name: stage.step_sizes[name] * cotangent[name] for name in stage.moving}
+            curved = stage.hessian_product(scaled)
+            moved = {name: cotangent[name] - curved[name] for name in stage.moving}
+            cotangent = {**cotangent, **moved}
+        shared = {name: value.sum(0) for name, value in cotangent.items()}
+        return shared, d_step_sizes[::-1]
+
+
+def linearize_adaptation(
+    params: Params,
+    step_sizes: Sequence[Params],
+    loss: TaskLoss[Batch],
+    supports: Sequence[Batch],
+    *,
+    first_order: bool = False,
+) -> LinearizedAdaptation:
+    """Adapt as `mtrl.meta.inner.adapt` does and keep what products with the derivative need.
+
+    Args:
+        params: per-task parameters, each (tasks, ...).
+        step_sizes, loss, supports, first_order: as for `adapt`.
+    """
+    params = {name: value.detach() for name, value in params.items()}
+    stages: list[_Stage] = []
+    for alpha, support in zip(step_sizes, supports, strict=True):
+        alpha = {name: value.detach() for name, value in alpha.items()}
+        moving = {name: params[name].detach().requires_grad_() for name in alpha}
+        with torch.enable_grad():
+            gradients = task_gradients(
+                {**params, **moving}, tuple(alpha), loss, support, differentiable=not first_order
+            )
+        stages.append(_Stage(moving, gradients, alpha, first_order))
+        stepped = {
+            name: moving[name].detach() - alpha[name] * gradients[name].detach() for name in alpha
+        }
+        params = {**params, **stepped}
+    return LinearizedAdaptation(params, tuple(stages))

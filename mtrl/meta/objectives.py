@@ -1,0 +1,146 @@
+"""Policy-gradient losses of the inner and the outer loop, per task, and the data that they read."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mtrl.errors import UsageError
+from mtrl.meta.inner import TaskLoss
+from mtrl.nets import Params
+from mtrl.returns import (
+    discounted_returns,
+    fit_linear_baseline,
+    generalized_advantages,
+    linear_baseline,
+    standardize,
+)
+from mtrl.rollouts import Policy, Rollout
+
+__all__ = ["AdvantageSettings", "InnerObjective", "PolicyBatch", "policy_batch", "policy_loss", "surrogate_loss"]
+
+InnerObjective = Literal["likelihood", "ratio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageSettings:
+    """How rewards become advantages."""
+
+    discount: float = 0.99
+    """Discount factor per step."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation; 1 gives returns minus the baseline."""
+    standardize: bool = True
+    """Centre and scale the advantages of each task."""
+    bootstrap_horizon: bool = False
+    """Count the baseline's value at the horizon; off where the horizon belongs to the task, as in MAML's."""
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Samples of several tasks, episodes and time merged.
+
+    Attributes:
+        observations: (tasks, samples, features).
+        actions: (tasks, samples, actions).
+        weights: (tasks, samples), advantage divided by the number of valid samples of the task; 0 where the
+            mask is 0, so that a sum over samples is a mean over valid ones.
+        valid: (tasks, samples), 1 / number of valid samples of the task, or 0.
+        log_probs: (tasks, samples), of the actions under the policy that took them.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    weights: Tensor
+    valid: Tensor
+    log_probs: Tensor
+
+    def every(self, stride: int) -> "PolicyBatch":
+        """Keep every `stride`-th sample of each task, weighted up so that sums keep their expectation."""
+        if stride == 1:
+            return self
+        kept = PolicyBatch(
+            *(getattr(self, field.name)[:, ::stride].contiguous() for field in fields(self))
+        )
+        share = kept.valid.sum(1, keepdim=True)
+        return replace(kept, weights=kept.weights / share, valid=kept.valid / share)
+
+
+@torch.no_grad()
+def policy_batch(
+    rollout: Rollout, policy: Policy, params: Params, settings: AdvantageSettings
+) -> PolicyBatch:
+    """Estimate advantages with a linear feature baseline fitted to each task, and merge the samples.
+
+    Args:
+        rollout: episodes taken with `params`.
+        policy: the policy that took them.
+        params: shared or per-task parameters that took them.
+        settings: see `AdvantageSettings`.
+    """
+    mask = rollout.mask
+    targets = discounted_returns(rollout.rewards, mask, settings.discount)
+    weights = fit_linear_baseline(rollout.observations, targets, mask)
+    values = linear_baseline(rollout.observations, weights).to(rollout.rewards.dtype)
+    final = torch.zeros_like(values[..., :1])
+    if settings.bootstrap_horizon:
+        horizon = values.shape[-1]
+        final = _value_at_end(rollout.final_observations, weights, horizon).to(values.dtype)
+    advantages = generalized_advantages(
+        rollout.rewards,
+        torch.cat([values, final], -1),
+        rollout.terminated,
+        mask,
+        settings.discount,
+        settings.gae_lambda,
+    )
+    if settings.standardize:
+        advantages = standardize(advantages, mask)
+    valid = mask / mask.sum((1, 2), keepdim=True)
+    observations = rollout.flat(rollout.observations).contiguous()
+    actions = rollout.flat(rollout.actions).contiguous()
+    return PolicyBatch(
+        observations=observations,
+        actions=actions,
+        weights=(advantages * valid).flatten(1),
+        valid=valid.flatten(1),
+        log_probs=policy(params, observations).log_prob(actions),
+    )
+
+
+def _value_at_end(observations: Tensor, weights: Tensor, horizon: int) -> Tensor:
+    # The features hold the time: place the observation at index `horizon` of an otherwise empty row.
+    padded = observations.new_zeros(
+        (*observations.shape[:2], horizon + 1, observations.shape[-1])
+    )
+    padded[:, :, -1] = observations
+    return linear_baseline(padded, weights)[..., -1:]
+
+
+def policy_loss(policy: Policy, objective: InnerObjective) -> TaskLoss[PolicyBatch]:
+    """Return the inner loop's loss: minus the expected advantage, per task (tasks,).
+
+    `likelihood` is REINFORCE's log-likelihood, as in MAML; `ratio` weighs by the probability ratio to the
+    sampling policy (Rothfuss et al. 2019, arXiv:1810.06784, eq. 10), which has the same gradient where the
+    samples were taken but a Hessian of lower variance.
+    """
+
+    def loss(params: Params, batch: PolicyBatch) -> Tensor:
+        log_probs = policy(params, batch.observations).log_prob(batch.actions)
+        if objective == "ratio":
+            log_probs = torch.exp(log_probs - batch.log_probs)
+        return -(log_probs * batch.weights).sum(1)
+
+    return loss
+
+
+def surrogate_loss(policy: Policy, params: Params, batch: PolicyBatch) -> Tensor:
+    """Return the outer loss per task (tasks,): minus the importance-weighted expected advantage."""
+    log_probs = policy(params, batch.observations).log_prob(batch.actions)
+    return -(torch.exp(log_probs - batch.log_probs) * batch.weights).sum(1)

@@ -1,0 +1,146 @@
+"""Outer updates: what turns a meta-gradient into new meta-parameters.
+
+`trust_region_step` is TRPO (Schulman et al. 2015, arXiv:1502.05477): a natural-gradient direction by conjugate
+gradients, scaled to the KL radius, then a backtracking line search on the surrogate and the KL. It knows nothing
+of meta-learning: parameters are one flat vector.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtrl.errors import UsageError
+from mtrl.meta.parameters import MetaParams
+
+__all__ = ["TRPO", "AdamUpdate", "TrustRegionStep", "conjugate_gradient", "trust_region_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPO:
+    """Settings of the trust-region update."""
+
+    max_kl: float = 0.01
+    """Radius of the trust region: mean KL divergence of the new from the old adapted policies."""
+    cg_iterations: int = 10
+    """Conjugate-gradient iterations for the natural-gradient direction."""
+    damping: float = 1e-5
+    """Multiple of the identity added to the Fisher information."""
+    line_search_steps: int = 15
+    """Step sizes tried before the update is given up."""
+    backtrack: float = 0.8
+    """Factor between two tried step sizes."""
+    curvature_fraction: float = 1.0
+    """Share of the samples that the Fisher products use; gradient and line search always use all."""
+
+    def __post_init__(self) -> None:
+        if not self.max_kl > 0:
+            raise UsageError(f"max_kl must be positive, got {self.max_kl}")
+        if not 0 < self.backtrack < 1:
+            raise UsageError(f"backtrack must lie between 0 and 1, got {self.backtrack}")
+        if not 0 < self.curvature_fraction <= 1:
+            raise UsageError(f"curvature_fraction must be in (0, 1], got {self.curvature_fraction}")
+        if self.cg_iterations < 1 or self.line_search_steps < 1:
+            raise UsageError("cg_iterations and line_search_steps must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrustRegionStep:
+    """What one update did: the new point, and how far the surrogate loss and the KL moved."""
+
+    point: Tensor
+    improvement: float
+    kl: float
+    accepted: bool
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int
+) -> Tensor:
+    """Solve A x = target for a positive definite A known by `product`, starting from zero."""
+    solution = torch.zeros_like(target)
+    residual = target.clone()
+    direction = target.clone()
+    squared = residual @ residual
+    # The floor keeps iterations after convergence from dividing zero by zero, without a host read.
+    tiny = torch.finfo(target.dtype).tiny
+    for _ in range(iterations):
+        image = product(direction)
+        length = squared / (direction @ image).clamp(min=tiny)
+        solution = solution + length * direction
+        residual = residual - length * image
+        previous, squared = squared, residual @ residual
+        direction = residual + squared / previous.clamp(min=tiny) * direction
+    return solution
+
+
+def trust_region_step(
+    point: Tensor,
+    start: tuple[Tensor, Tensor],
+    fisher_product: Callable[[Tensor], Tensor],
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    settings: TRPO,
+) -> TrustRegionStep:
+    """Move `point` down the surrogate loss within the trust region, or leave it where it is.
+
+    Args:
+        point: the parameters, one vector.
+        start: surrogate loss and its gradient at `point`.
+        fisher_product: multiplies the Fisher information at `point` with a vector.
+        evaluate: returns surrogate loss and mean KL from `point` at any vector, both scalars.
+        settings: see `TRPO`.
+    """
+    start_loss, gradient = start
+    direction = conjugate_gradient(
+        lambda v: fisher_product(v) + settings.damping * v, gradient, settings.cg_iterations
+    )
+    curvature = direction @ (fisher_product(direction) + settings.damping * direction)
+    if not bool(torch.isfinite(curvature)) or float(curvature) <= 0:
+        return TrustRegionStep(point, 0.0, 0.0, False)
+    full = direction * torch.sqrt(2 * settings.max_kl / curvature)
+    for attempt in range(settings.line_search_steps):
+        candidate = point - settings.backtrack**attempt * full
+        loss, kl = evaluate(candidate)
+        improvement, divergence = float(start_loss - loss), float(kl)
+        if improvement > 0 and divergence <= settings.max_kl:
+            return TrustRegionStep(candidate, improvement, divergence, True)
+    return TrustRegionStep(point, 0.0, 0.0, False)
+
+
+class AdamUpdate:
+    """Adam (Kingma and Ba 2015) on all meta-parameters, in place.
+
+    Args:
+        meta: the parameters and step sizes to train; they are modified.
+        learning_rate: at the first update.
+    """
+
+    def __init__(self, meta: MetaParams, learning_rate: float) -> None:
+        self._named = meta.named()
+        for value in self._named.values():
+            value.requires_grad_(False)
+        # Fused: a dozen small tensors cost one kernel instead of one per tensor and operation.
+        self._optimizer = torch.optim.Adam(self._named.values(), lr=learning_rate, fused=True)
+
+    def step(self, gradient: dict[str, Tensor], learning_rate: float) -> None:
+        """Update every meta-parameter with its entry of `gradient`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        for name, value in self._named.items():
+            value.grad = gradient[name]
+        self._optimizer.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the optimiser's state under `<meta-parameter>.<entry>`."""
+        return {
+            f"{name}.{key}": entry
+            for name, value in self._named.items()
+            for key, entry in self._optimizer.state[value].items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Continue with a state that `tensors` returned."""
+        for key, entry in tensors.items():
+            name, _, field = key.rpartition(".")
+            self._optimizer.state[self._named[name]][field] = entry.clone()

@@ -1,0 +1,357 @@
+"""Facts about the four faces of a family: they are one environment."""
+
+import copy
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from noisy_walk import NoisyWalk
+from numpy.testing import assert_array_equal
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.navigation2d import Navigation2D
+from mtrl.envs.task import Task
+from mtrl.errors import UsageError
+
+FAMILIES = [NoisyWalk(), Navigation2D(varying_start=True, terminate_at_goal=True, horizon=30)]
+STEPS = 1000
+SLOTS = 4
+
+
+def _sources(family: BatchedFamily) -> list[Any]:
+    """Two given tasks and two slots that draw theirs, one from each split."""
+    tasks = family.sample(2, np.random.default_rng(0), "train")
+    if isinstance(family, Navigation2D):
+        tasks[0] = Task(family=family.name, params={"goal": (0.1, 0.0), "start": (0.0, 0.0)})
+    return [*tasks, "train", "test"]
+
+
+def _actions(family: BatchedFamily, n: int = STEPS) -> np.ndarray:
+    space = family.action_space
+    space.seed(0)
+    drawn = np.array([[space.sample() for _ in range(SLOTS)] for _ in range(n)])
+    if isinstance(space, gym.spaces.Box):
+        drawn *= 2  # beyond the bounds: the family clips
+        drawn[:, 0] = drawn[:, 0].round()  # a walk on the grid that the first slot's goal lies on
+    return drawn
+
+
+def _sync(family: BatchedFamily) -> SyncVectorEnv:
+    makers = [lambda source=source: family.make(source) for source in _sources(family)]
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _assert_same(one: Any, other: Any) -> None:
+    """Compare nested dictionaries, sequences and arrays, types and dtypes included."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            _assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            _assert_same(left, right)
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        if one.dtype == object:
+            _assert_same(one.tolist(), other.tolist())
+        else:
+            assert_array_equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> BatchedFamily:
+    return request.param
+
+
+def test_vector_env_equals_sync_vector_env(family: BatchedFamily) -> None:
+    ours, theirs = family.make_vec(_sources(family)), _sync(family)
+    _assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    ended = np.zeros(2, int)
+    for action in _actions(family):
+        mine, peer = ours.step(action), theirs.step(action)
+        _assert_same(mine, peer)
+        ended += mine[2].sum(), mine[3].sum()
+    # Terminations and truncations must have occurred for the above to mean much.
+    assert (ended > 5).all()
+    _assert_same(ours.reset(), theirs.reset())
+    _assert_same(ours.reset(seed=[9, 8, 7, None]), theirs.reset(seed=[9, 8, 7, None]))
+    task = family.sample(1, np.random.default_rng(7), "test")[0]
+    _assert_same(ours.reset(options={"task": task}), theirs.reset(options={"task": task}))
+    for action in _actions(family, 60):
+        _assert_same(ours.step(action), theirs.step(action))
+    _assert_same(ours.np_random_seed, theirs.np_random_seed)
+
+
+def test_vector_env_has_the_spaces_and_metadata_of_sync_vector_env(family: BatchedFamily) -> None:
+    ours, theirs = family.make_vec(_sources(family)), _sync(family)
+    for name in ("num_envs", "metadata", "render_mode", "single_observation_space"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    for name in ("single_action_space", "observation_space", "action_space"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_sb3_env_equals_dummy_vec_env(family: BatchedFamily) -> None:
+    makers = [lambda source=source: family.make(source) for source in _sources(family)]
+    ours, theirs = family.make_sb3(_sources(family)), DummyVecEnv(makers)
+    assert ours.seed(5) == theirs.seed(5)
+    _assert_same(ours.reset(), theirs.reset())
+    _assert_same(ours.reset_infos, theirs.reset_infos)
+    for action in _actions(family):
+        _assert_same(ours.step(action), theirs.step(action))
+        _assert_same(ours.reset_infos, theirs.reset_infos)
+    task = family.sample(1, np.random.default_rng(7), "test")[0]
+    for env in (ours, theirs):
+        env.set_options({"task": task})
+    _assert_same(ours.reset(), theirs.reset())
+    _assert_same(ours.reset_infos, theirs.reset_infos)
+    _assert_same(ours.reset(), theirs.reset())
+    _assert_same(ours.get_attr("task"), theirs.get_attr("task"))
+
+
+def test_batch_with_resets_equals_the_gymnasium_faces(family: BatchedFamily) -> None:
+    """The loop of a vector face written by hand on `BatchedEnv`, against single environments."""
+    tasks = family.sample(SLOTS, np.random.default_rng(0), "train")
+    batch, singles = BatchedEnv(family, family.tensors(tasks)), [family.make(t) for t in tasks]
+    obs = batch.reset(torch.arange(SLOTS) + 5)
+    assert_array_equal(obs.numpy(), [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)])
+    for action in _actions(family):
+        obs, reward, terminated, truncated = batch.step(torch.from_numpy(action))
+        for i, env in enumerate(singles):
+            single = env.step(action[i])
+            assert_array_equal(single[0], obs[i].numpy())
+            assert single[1:4] == (reward[i].item(), terminated[i].item(), truncated[i].item())
+        done = terminated | truncated
+        if done.any():
+            obs = batch.reset_where(done)
+            for i in torch.nonzero(done).flatten().tolist():
+                assert_array_equal(singles[i].reset()[0], obs[i].numpy())
+
+
+def test_gymnasium_and_sb3_checkers_pass(family: BatchedFamily) -> None:
+    # Other render modes need a specification; the registered environment's are checked below.
+    check_env(family.make("train"), skip_render_check=True)
+    if isinstance(family.action_space, gym.spaces.Box):  # SB3's has no discrete space from -1
+        check_env_for_sb3(family.make("train"))
+
+
+def test_checker_passes_for_the_registered_environment() -> None:
+    check_env(gym.make("mtrl/Navigation2D-v0").unwrapped)
+
+
+def test_task_id_is_in_every_info(family: BatchedFamily) -> None:
+    task = family.sample(1, np.random.default_rng(0), "train")[0]
+    env = family.make(task)
+    assert env.reset(seed=0)[1] == {"task_id": task.id}
+    assert env.step(env.action_space.sample())[4] == {"task_id": task.id}
+    assert env.task is task
+
+
+def test_a_task_in_options_is_for_one_episode(family: BatchedFamily) -> None:
+    own, other = family.sample(2, np.random.default_rng(0), "train")
+    env = family.make(own)
+    ids = [env.reset(options=options)[1]["task_id"] for options in (None, {"task": other}, None)]
+    assert ids == [own.id, other.id, own.id]
+
+
+def test_drawn_tasks_come_from_the_split_and_from_the_seed(family: BatchedFamily) -> None:
+    env = family.make("test")
+    env.reset(seed=3)
+    drawn = []
+    for _ in range(20):
+        env.reset()
+        drawn.append(env.task)
+    assert {task.split for task in drawn} == {"test"}
+    assert {family.parameters.split_of(task.params) for task in drawn} == {"test"}
+    assert len(set(drawn)) == 20
+    env.reset(seed=3)
+    assert [env.reset()[1]["task_id"] for _ in range(20)] == [task.id for task in drawn]
+
+
+def test_what_happens_in_an_episode_does_not_depend_on_how_its_task_was_chosen() -> None:
+    family = NoisyWalk()
+    drawing = family.make("train")
+    drawing.reset(seed=3)
+    obs, _ = drawing.reset()
+    told = family.make(family.sample(1, np.random.default_rng(9), "train")[0])
+    told.reset(seed=3)
+    told_obs, _ = told.reset(options={"task": drawing.task})
+    assert_array_equal(obs, told_obs)
+    for _ in range(3):
+        assert_array_equal(drawing.step(1)[0], told.step(1)[0])
+
+
+def test_an_unseeded_environment_is_reproduced_by_the_seed_it_reports() -> None:
+    env, again = NoisyWalk().make("train"), NoisyWalk().make("train")
+    obs, info = env.reset()
+    obs_again, info_again = again.reset(seed=env.np_random_seed)
+    assert_array_equal(obs, obs_again)
+    assert info == info_again
+    assert (NoisyWalk().make("train").reset()[0] != obs).any()
+
+
+def test_seed_of_make_vec_is_that_of_the_first_reset() -> None:
+    family = NoisyWalk()
+    given, later = family.make_vec(["train"] * 3, seed=4), family.make_vec(["train"] * 3)
+    _assert_same(given.reset(), later.reset(seed=4))
+    _assert_same(given.reset(), later.reset())
+    assert_array_equal(family.make_sb3(["train"] * 3, seed=4).reset(), later.reset(seed=4)[0])
+
+
+def test_a_copied_or_pickled_environment_goes_on_alike(family: BatchedFamily) -> None:
+    envs = family.make_vec(_sources(family), seed=0)
+    envs.reset()
+    actions = _actions(family, 60)
+    for action in actions[:20]:
+        envs.step(action)
+    others = [copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))]
+    for action in actions[20:]:
+        expected = envs.step(action)
+        for other in others:
+            _assert_same(other.step(action), expected)
+
+
+def test_returned_arrays_are_the_callers() -> None:
+    family = Navigation2D()
+    written, kept = (family.make_vec(["train"] * 2, seed=0) for _ in range(2))
+    written.reset()[0][:] = 99.0
+    kept.reset()
+    action = np.ones((2, 2), np.float32)
+    for _ in range(3):
+        mine, expected = written.step(action), kept.step(action)
+        _assert_same(mine, expected)
+        for array in mine[:4]:
+            array[:] = 1
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        (np.zeros(3, np.float32), r"shape \(3,\), wanted \(2,\)"),
+        (np.array([0.0, np.nan], np.float32), "is not in Box"),
+        (np.array([np.inf, 0.0], np.float32), "is not in Box"),
+    ],
+)
+def test_a_bad_action_is_refused_with_family_and_task(action: np.ndarray, problem: str) -> None:
+    env = Navigation2D().make("train")
+    env.reset(seed=0)
+    with pytest.raises(UsageError, match=f"'navigation2d', task {env.task.id}.*{problem}"):
+        env.step(action)
+
+
+def test_a_bad_action_in_a_batch_is_refused_with_the_task_of_its_slot() -> None:
+    family = Navigation2D()
+    tasks = family.sample(3, np.random.default_rng(0), "train")
+    actions = np.zeros((3, 2), np.float32)
+    actions[1, 0] = np.nan
+    vector, sb3 = family.make_vec(tasks), family.make_sb3(tasks)
+    vector.reset()
+    sb3.reset()
+    for env in (vector, sb3):
+        with pytest.raises(UsageError, match=f"environment 1 .*task {tasks[1].id}"):
+            env.step(actions)
+    walk = NoisyWalk().make("train")
+    walk.reset()
+    with pytest.raises(UsageError, match="action 2 is not in Discrete"):
+        walk.step(2)
+
+
+def test_steps_out_of_order_are_refused() -> None:
+    env = Navigation2D(horizon=1).make("train")
+    with pytest.raises(UsageError, match=r"call reset\(\) before step"):
+        env.step(np.zeros(2, np.float32))
+    env.reset()
+    assert env.step(np.zeros(2, np.float32))[3]
+    with pytest.raises(UsageError, match=f"{env.task.id}: the episode is over"):
+        env.step(np.zeros(2, np.float32))
+
+
+def test_wrong_sources_options_and_seeds_are_refused() -> None:
+    family, stranger = Navigation2D(), NoisyWalk().sample(1, np.random.default_rng(0), "train")[0]
+    with pytest.raises(UsageError, match="'noisy-walk', not 'navigation2d'"):
+        family.make(stranger)
+    with pytest.raises(UsageError, match="split is 'validation'"):
+        family.make("validation")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="tasks is empty"):
+        family.make_vec([])
+    env, envs = family.make("train"), family.make_vec(["train"] * 2)
+    with pytest.raises(UsageError, match="'noisy-walk', not 'navigation2d'"):
+        env.reset(options={"task": stranger})
+    with pytest.raises(UsageError, match=r"options\['task'\] is 3"):
+        env.reset(options={"task": 3})
+    with pytest.raises(UsageError, match="seed has 3 entries"):
+        envs.reset(seed=[1, 2, 3])
+    with pytest.raises(UsageError, match="SAME_STEP"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+
+
+def test_task_source_can_be_changed_between_episodes() -> None:
+    family = Navigation2D(horizon=2)
+    first, second, third = family.sample(3, np.random.default_rng(0), "train")
+    env = family.make_sb3([first, first], seed=0)
+    env.reset()
+    env.env_method("set_task_source", second, indices=[1])
+    still = np.zeros((2, 2), np.float32)
+    seen = [[info["task_id"] for info in env.step(still)[3]] for _ in range(4)]
+    assert seen == [[first.id, first.id]] * 2 + [[first.id, second.id]] * 2
+    assert env.get_attr("task_source", 1) == [second]
+    single = family.make(first)
+    single.reset()
+    single.set_task_source(third)
+    assert single.reset()[1]["task_id"] == third.id
+    single.set_task_source("test")
+    single.reset()
+    assert single.task.split == "test"
+
+
+def test_sb3_env_answers_for_its_attributes() -> None:
+    env = Navigation2D().make_sb3(["train"] * 2, seed=0)
+    assert env.env_is_wrapped(Monitor) == [False, False]
+    assert env.get_attr("render_mode") == [None, None]
+    assert not env.has_attr("no_such_attribute")
+    with pytest.raises(UsageError, match="'task'.*set_task_source"):
+        env.set_attr("task", None)
+
+
+def test_sb3_learns_the_same_on_our_env_as_on_its_own() -> None:
+    """One policy update: every number that the algorithm saw was the same."""
+    family = Navigation2D(varying_start=True, terminate_at_goal=True)
+
+    def learn(env: Any) -> np.ndarray:
+        model = A2C("MlpPolicy", env, n_steps=150, seed=0, device="cpu")
+        model.learn(300)
+        return np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()])
+
+    ours = VecMonitor(family.make_sb3(["train"] * 2))
+    theirs = make_vec_env(lambda: family.make("train"), n_envs=2)
+    assert_array_equal(learn(ours), learn(theirs))
+
+
+def test_a_task_survives_the_trip_through_a_vector_info() -> None:
+    family = Navigation2D(horizon=1)
+    envs = family.make_vec(["train"] * 3, seed=0)
+    _, before = envs.reset()
+    *_, info = envs.step(np.zeros((3, 2), np.float32))
+    assert_array_equal(info["final_info"]["task_id"], before["task_id"])
+    assert set(info["task_id"]).isdisjoint(before["task_id"])
+
+
+def test_tasks_are_what_the_environment_plays() -> None:
+    task = Task(family="navigation2d", params={"goal": (0.25, -0.5), "start": (0.125, 0.0)})
+    env = Navigation2D().make(task)
+    assert_array_equal(env.reset()[0], np.float32([0.125, 0.0]))
+    # Standing still 0.5 below and 0.125 beside the goal.
+    assert env.step(np.zeros(2, np.float32))[1] == -np.hypot(np.float32(0.125), np.float32(0.5))
