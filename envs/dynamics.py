@@ -131,6 +131,11 @@ class BatchedEnv:
         self._noisy = family.reset_noise + family.step_noise > 0
         self.reset(torch.arange(self.num_slots, device=self.device))
 
+    @property
+    def horizon(self) -> int:
+        """Steps after which an episode is truncated."""
+        return self.family.horizon
+
     def _noise(self, width: int, steps: Tensor) -> Tensor:
         if width == 0:
             return self._no_noise

@@ -1,14 +1,15 @@
 """Figures for reports and TensorBoard, drawn without pyplot: no global state, no display.
 
 Every function returns a matplotlib `Figure`, which `save` writes and `to_image` rasterises. The
-colours are Okabe and Ito's, which stay apart under colour blindness; learners are also told apart by
-order, line or marker. matplotlib is optional and imported when a figure is made.
+colours are Okabe and Ito's, which stay apart under colour blindness; learners differ by marker too.
+Their order decides the look, so keep it from figure to figure. matplotlib is optional and imported
+when a figure is made.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,6 @@ _GREY = "#8A8A8A"
 _FAINT = "#E3E3E3"
 _SMALL, _MEDIUM, _LARGE = 8.5, 9.5, 11.0
 _DPI = 150
-_SOURCE_STEP = 0.13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def adaptation_curves(
         axes.plot(steps, mean, color=colour, marker=marker, ms=5, lw=1.8, label=name)
     axes.locator_params(axis="x", integer=True)
     _dress(axes, title=title, xlabel=xlabel, ylabel=ylabel)
-    _legend_above(figure, axes)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -103,7 +103,7 @@ def comparison_grid(
 
     Args:
         results: learner to source to (panels, columns, 3) of estimate, low, high. Bounds may be
-            NaN. The first source, usually "paper", is drawn hollow and the others filled.
+            NaN. The source "paper" is drawn hollow, others filled.
         panels: label of each panel, for instance how the learner was trained.
         columns: label of each group of marks, for instance how it was tested.
         ylabel: what the score is, with its direction or unit.
@@ -112,29 +112,29 @@ def comparison_grid(
     Raises:
         ValueError: a table does not have the shape that the labels say.
     """
-    expected = (len(panels), len(columns), 3)
     figure = _figure(max(4.5, 1.2 + 2.3 * len(panels)), 3.7)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    series = [(i, s, learner, source) for i, learner in enumerate(results)
-              for s, source in enumerate(results[learner])]  # fmt: skip
-    offsets = _SOURCE_STEP * (np.arange(len(series)) - (len(series) - 1) / 2)
-    for offset, (i, s, learner, source) in zip(offsets, series, strict=True):
-        table = np.asarray(results[learner][source], dtype=np.float64)
-        if table.shape != expected:
+    series = [
+        (f"{learner}, {source}", _look(index), np.asarray(table, dtype=np.float64))
+        for index, (learner, sources) in enumerate(results.items())
+        for source, table in sources.items()
+    ]
+    spread = min(0.13, 0.8 / len(series)) * (np.arange(len(series)) - (len(series) - 1) / 2)
+    for offset, (label, look, table) in zip(spread, series, strict=True):
+        if table.shape != (len(panels), len(columns), 3):
             raise ValueError(
-                f"results[{learner!r}][{source!r}] has shape {table.shape}, not {expected}: "
-                "(panels, columns, 3) with estimate, low and high"
+                f"{label}: table of shape {table.shape} does not fit {len(panels)} panels and "
+                f"{len(columns)} columns of estimate, low and high"
             )
         for axes, rows in zip(grid, table, strict=True):
-            _marks(axes, np.arange(len(columns)) + offset, rows, _look(i), hollow=s == 0)
-            axes.lines[-1].set_label(f"{learner}, {source}")
+            _marks(axes, np.arange(len(columns)) + offset, rows, look, label)
     for axes, panel in zip(grid, panels, strict=True):
         axes.set_xticks(range(len(columns)), columns)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         _dress(axes, title=panel, ylabel=ylabel if axes is grid[0] else "")
     if title:
         figure.suptitle(title, fontsize=_LARGE, color=_INK)
-    _legend_above(figure, grid[0])
+    _legend_below(figure, grid[0])
     return figure
 
 
@@ -160,25 +160,23 @@ def navigation_trajectories(
             *goal[None].T, "*", color=_PALETTE[1], ms=12, mec="white", ls="none", label="goal"
         )
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axes.locator_params(nbins=4)
         _dress(axes)
     _finish_multiples(figure, panels, title)
     return figure
 
 
-def step_size_histograms(
-    step_sizes: Mapping[str, npt.ArrayLike], *, title: str = "", bins: int = 40
-) -> "Figure":
+def step_size_histograms(step_sizes: Mapping[str, npt.ArrayLike], *, title: str = "") -> "Figure":
     """Draw each layer's learned step sizes, those below zero apart, and state their share.
 
     Args:
         step_sizes: layer to its step sizes, any shape.
         title: may be empty.
-        bins: over the range of a layer; zero is always an edge.
     """
     figure, panels = _small_multiples(len(step_sizes), 2.7, 1.9)
     for axes, (name, values) in zip(panels, step_sizes.items(), strict=True):
         flat = np.asarray(values, dtype=np.float64).ravel()
-        edges = _edges(flat, bins)
+        edges = _edges(flat)
         for sign, colour in ((flat < 0, _PALETTE[1]), (flat >= 0, _PALETTE[0])):
             axes.hist(flat[sign], bins=edges.tolist(), color=colour, lw=0)
         axes.axvline(0.0, color=_INK, lw=0.8)
@@ -244,7 +242,7 @@ def _small_multiples(
         raise ValueError("nothing to draw: pass at least one task or layer")
     rows = -(-count // 4)
     columns = -(-count // rows)
-    figure = _figure(max(4.5, width * columns), 0.7 + height * rows)
+    figure = _figure(max(4.5, width * columns), 0.6 + height * rows)
     axes = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel()
     for unused in axes[count:]:
         unused.set_visible(False)
@@ -254,11 +252,11 @@ def _small_multiples(
 def _finish_multiples(figure: "Figure", panels: list["Axes"], title: str) -> None:
     if title:
         figure.suptitle(title, fontsize=_LARGE, color=_INK)
-    _legend_above(figure, panels[0])
+    _legend_below(figure, panels[0])
 
 
-def _legend_above(figure: "Figure", axes: "Axes") -> None:
-    """Put one legend for the whole figure outside the data, where it cannot hide any."""
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    """Put one legend for the whole figure under the panels, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -266,6 +264,8 @@ def _legend_above(figure: "Figure", axes: "Axes") -> None:
         loc="outside lower center",
         ncols=min(len(labels), 4),
         frameon=False,
+        columnspacing=1.4,
+        handletextpad=0.5,
         fontsize=_SMALL + 0.5,
         labelcolor=_INK,
     )
@@ -287,22 +287,26 @@ def _marks(
     x: npt.NDArray[np.float64],
     rows: npt.NDArray[np.float64],
     look: tuple[str, str],
-    hollow: bool,
+    label: str,
 ) -> None:
     """Draw estimates (columns, 3) with their intervals as whiskers."""
     colour, marker = look
     estimate, low, high = rows.T
     axes.vlines(x, low, high, color=colour, lw=1.3, alpha=0.8)
-    face: dict[str, Any] = {"mfc": "white" if hollow else colour, "mec": colour, "mew": 1.3}
-    axes.plot(x, estimate, marker, ls="none", ms=5.5, color=colour, **face)
+    face = "white" if label.endswith(", paper") else colour
+    axes.plot(x, estimate, marker, ls="none", ms=5.5, color=colour, mfc=face, mew=1.3, label=label)
 
 
 def _look(index: int) -> tuple[str, str]:
     return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
 
 
-def _edges(values: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.float64]:
+def _edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return bin edges over the values with one at zero, so that no bar mixes both signs."""
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    bins = min(40, 10 + int(np.sqrt(values.size)))
     width = (high - low or 1.0) / bins
-    return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
+    edges = width * np.arange(np.floor(low / width), np.floor(high / width) + 2)
+    # Rounding must not leave the lowest value outside.
+    edges[0] = min(edges[0], low)
+    return edges

@@ -18,7 +18,9 @@ __all__ = ["EpisodeBatch", "Policy", "Rollout", "collect"]
 class EpisodeBatch(Protocol):
     """An environment that runs one episode in every slot; `mtrl.envs.batched.BatchedEnv` is one."""
 
-    horizon: int
+    @property
+    def horizon(self) -> int:
+        """Steps of an episode that nothing ends."""
 
     def reset(self, seeds: Tensor) -> Tensor:
         """Start an episode in every slot from int64 `seeds` (slots,); return observations."""
@@ -30,7 +32,9 @@ class EpisodeBatch(Protocol):
 class Policy(Protocol):
     """A stochastic policy as a function of its parameters."""
 
-    action_size: int
+    @property
+    def action_size(self) -> int:
+        """Dimensions of an action."""
 
     def initial(self, generator: torch.Generator) -> Params:
         """Draw shared parameters."""
@@ -108,7 +112,7 @@ def collect(
         observation, reward, terminated, _ = env.step(action.view(slots, -1))
         ended = terminated.to(running.dtype)
         history["act"].append(action.view(slots, -1))
-        history["rew"].append(reward.to(running.dtype) * running)
+        history["rew"].append(reward.to(running.dtype).masked_fill(running == 0, 0.0))
         history["mask"].append(running)
         history["term"].append(ended * running)
         running = running * (1 - ended)

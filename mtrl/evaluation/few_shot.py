@@ -45,7 +45,7 @@ def few_shot_errors(
     support, query = family.draw(tasks, protocol.shots, protocol.query_shots, generator)
     rows = []
     for x, y, query_x, query_y in zip(
-        *(part.split(CHUNK) for part in (*support, *query)), strict=True
+        *(torch.split(part, CHUNK) for part in (*support, *query)), strict=True
     ):
         trail = how.adapted(meta, (x, y), protocol.steps)
         rows.append(torch.stack([how.loss(params, (query_x, query_y)) for params in trail], 1))

@@ -37,6 +37,8 @@ def compile_traced(function: TensorFunction, example: Sequence[Tensor]) -> Tenso
         UsageError: there is no compiler.
     """
     if not has_compiler(example[0].device):
-        raise UsageError("compile: no C++ compiler found; install g++ or clang++, or set compile to off")
+        raise UsageError(
+            "compile: no C++ compiler found; install g++ or clang++, or set compile to off"
+        )
     graph = make_fx(function)(*example)
-    return torch.compile(graph, fullgraph=True, dynamic=False)  # type: ignore[no-any-return]
+    return torch.compile(graph, fullgraph=True, dynamic=False)

@@ -50,13 +50,15 @@ class MetaGradient:
         self._learner = learner
         self._loss = loss
         self._chunk = chunk
-        self._compiled: dict[torch.Size, TensorFunction] | None = {} if compiled else None
+        self._compiled: dict[tuple[torch.Size, ...], TensorFunction] | None = (
+            {} if compiled else None
+        )
 
     def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
         """Return the mean query loss after adaptation over all tasks, and its gradient."""
         names, tasks = list(meta.named()), data[0].shape[0]
         total: list[Tensor] = []
-        for chunk in zip(*(part.split(self._chunk) for part in data), strict=True):
+        for chunk in zip(*(torch.split(part, self._chunk) for part in data), strict=True):
             part = self._chunk_gradient(meta, chunk)
             total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
         loss, *gradient = (value / tasks for value in total)
@@ -68,11 +70,11 @@ class MetaGradient:
         function = self._function(meta)
         if self._compiled is None:
             return function(*arguments)
-        shape = data[0].shape
-        if shape not in self._compiled:
-            self._compiled[shape] = compile_traced(function, arguments)
+        shapes = tuple(part.shape for part in data)
+        if shapes not in self._compiled:
+            self._compiled[shapes] = compile_traced(function, arguments)
         with torch.no_grad():
-            return self._compiled[shape](*arguments)
+            return self._compiled[shapes](*arguments)
 
     def _function(self, meta: MetaParams) -> TensorFunction:
         names = list(meta.named())

@@ -95,7 +95,8 @@ def adapt(
         The adapted parameters, each (tasks, ...).
     """
     for alpha, support in zip(step_sizes, supports, strict=True):
-        tracked = any(params[name].requires_grad for name in alpha)
+        # A frozen parameter counts too: the inner gradient depends on it.
+        tracked = any(value.requires_grad for value in params.values())
         start = {
             name: value
             if value.requires_grad or name not in alpha

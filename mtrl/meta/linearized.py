@@ -8,10 +8,12 @@ theta' = theta - alpha * g(theta), so that both products need only products with
     forward   d theta' = d theta - alpha * (H d theta) - d alpha * g
     backward  d theta  = u - H (alpha * u),   d alpha = -u * g
 
+with alpha = 0 for the parameters that the inner loop freezes, on which g depends all the same.
+
 The graph of g is built once per inner step and reused by every product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,25 +26,38 @@ __all__ = ["LinearizedAdaptation", "linearize_adaptation"]
 
 @dataclass(frozen=True)
 class _Stage:
-    """One inner step: `moving` are the leaves that adapt, `gradients` their task gradients with a graph."""
+    """One inner step.
 
-    moving: Params
+    Attributes:
+        leaves: the parameters before the step, those that it freezes included.
+        gradients: their task gradients, with a graph unless the learner is of first order.
+        step_sizes: of the parameters that move.
+    """
+
+    leaves: Params
     gradients: Params
     step_sizes: Params
-    first_order: bool
 
-    def hessian_product(self, vector: Params) -> Params:
-        """Multiply each task's Hessian of the inner loss (symmetric) with its slice of `vector`."""
-        if self.first_order:
-            return {name: torch.zeros_like(value) for name, value in vector.items()}
+    def hessian_product(self, vector: Params, rows: Iterable[str]) -> Params:
+        """Multiply each task's Hessian of the inner loss (symmetric) with its slice of `vector`.
+
+        Args:
+            vector: entries by parameter; zero for those without one.
+            rows: the parameters for which the product is returned.
+        """
+        # The gradient of a parameter that the loss does not use, or is linear in, is a constant.
+        curved = [name for name in vector if self.gradients[name].requires_grad]
+        inputs = {name: self.leaves[name] for name in rows}
+        if not curved:
+            return {name: torch.zeros_like(value) for name, value in inputs.items()}
         products = torch.autograd.grad(
-            [self.gradients[name] for name in vector],
-            [self.moving[name] for name in vector],
-            [vector[name] for name in vector],
+            [self.gradients[name] for name in curved],
+            list(inputs.values()),
+            [vector[name] for name in curved],
             retain_graph=True,
             materialize_grads=True,
         )
-        return dict(zip(vector, products, strict=True))
+        return dict(zip(inputs, products, strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,12 @@ class LinearizedAdaptation:
         tasks = next(iter(self.adapted.values())).shape[0]
         tangent = expand_to_tasks(params, tasks)
         for stage, d_alpha in zip(self.stages, step_sizes, strict=True):
-            curved = stage.hessian_product({name: tangent[name] for name in stage.moving})
+            curved = stage.hessian_product(tangent, stage.step_sizes)
             moved = {
                 name: tangent[name]
-                - stage.step_sizes[name] * curved[name]
+                - alpha * curved[name]
                 - d_alpha[name] * stage.gradients[name].detach()
-                for name in stage.moving
+                for name, alpha in stage.step_sizes.items()
             }
             tangent = {**tangent, **moved}
         return tangent
@@ -93,14 +108,13 @@ class LinearizedAdaptation:
                 {
                     name: -(cotangent[name] * stage.gradients[name].detach())
                     .sum(0)
-                    .sum_to_size(stage.step_sizes[name].shape)
-                    for name in stage.moving
+                    .sum_to_size(alpha.shape)
+                    for name, alpha in stage.step_sizes.items()
                 }
             )
-            scaled = {name: stage.step_sizes[name] * cotangent[name] for name in stage.moving}
-            curved = stage.hessian_product(scaled)
-            moved = {name: cotangent[name] - curved[name] for name in stage.moving}
-            cotangent = {**cotangent, **moved}
+            scaled = {name: alpha * cotangent[name] for name, alpha in stage.step_sizes.items()}
+            curved = stage.hessian_product(scaled, cotangent)
+            cotangent = {name: value - curved[name] for name, value in cotangent.items()}
         shared = {name: value.sum(0) for name, value in cotangent.items()}
         return shared, d_step_sizes[::-1]
 
@@ -123,14 +137,12 @@ def linearize_adaptation(
     stages: list[_Stage] = []
     for alpha, support in zip(step_sizes, supports, strict=True):
         alpha = {name: value.detach() for name, value in alpha.items()}
-        moving = {name: params[name].detach().requires_grad_() for name in alpha}
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad():
             gradients = task_gradients(
-                {**params, **moving}, tuple(alpha), loss, support, differentiable=not first_order
+                leaves, tuple(leaves), loss, support, differentiable=not first_order
             )
-        stages.append(_Stage(moving, gradients, alpha, first_order))
-        stepped = {
-            name: moving[name].detach() - alpha[name] * gradients[name].detach() for name in alpha
-        }
+        stages.append(_Stage(leaves, gradients, alpha))
+        stepped = {name: params[name] - alpha[name] * gradients[name].detach() for name in alpha}
         params = {**params, **stepped}
     return LinearizedAdaptation(params, tuple(stages))

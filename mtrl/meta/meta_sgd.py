@@ -46,9 +46,16 @@ class MetaSGD:
     def __post_init__(self) -> None:
         low, high = self.initial_step_size
         if not low <= high:
-            raise UsageError(f"initial_step_size must be (low, high) with low <= high, got {low}, {high}")
+            raise UsageError(
+                f"initial_step_size must be (low, high) with low <= high, got {low}, {high}"
+            )
         if self.positive and not low > 0:
             raise UsageError(f"initial_step_size must be positive if positive is set, got {low}")
+        if self.per_step and self.later_step_scale != 1:
+            raise UsageError(
+                f"later_step_scale is {self.later_step_scale}, which per_step would ignore: "
+                "each inner step has step sizes of its own; leave one of the two out"
+            )
         if self.inner_steps < 1:
             raise UsageError(f"inner_steps must be at least 1, got {self.inner_steps}")
 

@@ -18,7 +18,14 @@ from mtrl.returns import (
 )
 from mtrl.rollouts import Policy, Rollout
 
-__all__ = ["AdvantageSettings", "InnerObjective", "PolicyBatch", "policy_batch", "policy_loss", "surrogate_loss"]
+__all__ = [
+    "AdvantageSettings",
+    "InnerObjective",
+    "PolicyBatch",
+    "policy_batch",
+    "policy_loss",
+    "surrogate_loss",
+]
 
 InnerObjective = Literal["likelihood", "ratio"]
 
@@ -116,9 +123,7 @@ def policy_batch(
 
 def _value_at_end(observations: Tensor, weights: Tensor, horizon: int) -> Tensor:
     # The features hold the time: place the observation at index `horizon` of an otherwise empty row.
-    padded = observations.new_zeros(
-        (*observations.shape[:2], horizon + 1, observations.shape[-1])
-    )
+    padded = observations.new_zeros((*observations.shape[:2], horizon + 1, observations.shape[-1]))
     padded[:, :, -1] = observations
     return linear_baseline(padded, weights)[..., -1:]
 

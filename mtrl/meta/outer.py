@@ -47,12 +47,19 @@ class TRPO:
 
 @dataclass(frozen=True)
 class TrustRegionStep:
-    """What one update did: the new point, and how far the surrogate loss and the KL moved."""
+    """What one update did.
+
+    Attributes:
+        point: the new parameters.
+        improvement: fall of the surrogate loss.
+        kl: mean KL divergence from the old to the new policies.
+        fraction: part of the full step that was taken; 0 if none was acceptable.
+    """
 
     point: Tensor
     improvement: float
     kl: float
-    accepted: bool
+    fraction: float
 
 
 def conjugate_gradient(
@@ -97,15 +104,16 @@ def trust_region_step(
     )
     curvature = direction @ (fisher_product(direction) + settings.damping * direction)
     if not bool(torch.isfinite(curvature)) or float(curvature) <= 0:
-        return TrustRegionStep(point, 0.0, 0.0, False)
+        return TrustRegionStep(point, 0.0, 0.0, 0.0)
     full = direction * torch.sqrt(2 * settings.max_kl / curvature)
     for attempt in range(settings.line_search_steps):
-        candidate = point - settings.backtrack**attempt * full
+        fraction = settings.backtrack**attempt
+        candidate = point - fraction * full
         loss, kl = evaluate(candidate)
         improvement, divergence = float(start_loss - loss), float(kl)
         if improvement > 0 and divergence <= settings.max_kl:
-            return TrustRegionStep(candidate, improvement, divergence, True)
-    return TrustRegionStep(point, 0.0, 0.0, False)
+            return TrustRegionStep(candidate, improvement, divergence, fraction)
+    return TrustRegionStep(point, 0.0, 0.0, 0.0)
 
 
 class AdamUpdate:
@@ -143,4 +151,5 @@ class AdamUpdate:
         """Continue with a state that `tensors` returned."""
         for key, entry in tensors.items():
             name, _, field = key.rpartition(".")
-            self._optimizer.state[self._named[name]][field] = entry.clone()
+            value = self._named[name]
+            self._optimizer.state[value][field] = entry.to(value.device, copy=True)

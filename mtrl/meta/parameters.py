@@ -18,7 +18,7 @@ def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
 
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cut `vector` into views named and shaped as `like`."""
-    pieces = vector.split([value.numel() for value in like.values()])
+    pieces = torch.split(vector, [value.numel() for value in like.values()])
     return {
         name: piece.view(value.shape)
         for (name, value), piece in zip(like.items(), pieces, strict=True)

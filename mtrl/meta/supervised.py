@@ -87,7 +87,14 @@ class SupervisedConfig:
     """Iterations between two checkpoints."""
 
     def __post_init__(self) -> None:
-        counts = ("shots", "query_shots", "tasks_per_batch", "iterations", "test_tasks", "test_steps")
+        counts = (
+            "shots",
+            "query_shots",
+            "tasks_per_batch",
+            "iterations",
+            "test_tasks",
+            "test_steps",
+        )
         check_positive(self, *counts, "chunk", "log_every", "evaluate_every", "checkpoint_every")
         check_positive(self, "learning_rate")
         check_at_least(self, 0, "seed")
@@ -96,9 +103,7 @@ class SupervisedConfig:
 def build_regressor(config: SupervisedConfig, family: FewShotFamily) -> FewShotAdaptation:
     """Return the network and learner that `config` describes, sized for `family`."""
     sizes = (family.input_size, *config.hidden, family.output_size)
-    return FewShotAdaptation(
-        MLP(sizes, config.activation, config.initializer), config.learner
-    )
+    return FewShotAdaptation(MLP(sizes, config.activation, config.initializer), config.learner)
 
 
 def few_shot_family(name: str, preset: str | None) -> FewShotFamily:

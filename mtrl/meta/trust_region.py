@@ -29,6 +29,11 @@ class GradientAdaptation:
     learner: MetaLearner
     objective: InnerObjective = "likelihood"
 
+    def initial(self, generator: torch.Generator) -> MetaParams:
+        """Draw the meta-parameters that training starts from."""
+        params = self.policy.initial(generator)
+        return MetaParams(params, self.learner.initial_step_sizes(params, generator))
+
     def adapt(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> Params:
         """Take one inner step per support batch on every task; the result has no graph."""
         return adapt(
@@ -73,14 +78,17 @@ class _Derivative:
         if not change:
             fixed = self._expanded({})
             return [{name: torch.zeros_like(alpha[name]) for name in alpha} for alpha in fixed]
-        return torch.func.jvp(self._expanded, (self._meta.step_sizes,), (change,))[1]
+        pushed: Sequence[Params] = torch.func.jvp(
+            self._expanded, (self._meta.step_sizes,), (change,)
+        )[1]
+        return pushed
 
     def pull(self, cotangent: Params) -> Tensor:
         """Return the gradient of sum(cotangent * adapted) by the meta-parameters, one vector."""
         params, step_sizes = self._adaptation.pull(cotangent)
         if not self._meta.step_sizes:
             return flatten(params)
-        _, pull_back = torch.func.vjp(self._expanded, self._meta.step_sizes)
+        pull_back = torch.func.vjp(self._expanded, self._meta.step_sizes)[1]
         (learned,) = pull_back(step_sizes)
         return MetaParams(params, learned).flat()
 
@@ -104,14 +112,18 @@ def _fisher_product(
 
     def product(vector: Tensor) -> Tensor:
         tangent = derivative.push(vector)
-        _, change = torch.func.jvp(
+        change: Gaussian = torch.func.jvp(
             lambda params: how.policy(params, query.observations),
             (derivative.adapted,),
             (tangent,),
-        )
+        )[1]
         cotangents = fixed.fisher(change, weights)
         pulled = torch.autograd.grad(
-            list(distribution), list(leaves.values()), list(cotangents), retain_graph=True
+            list(distribution),
+            list(leaves.values()),
+            list(cotangents),
+            retain_graph=True,
+            materialize_grads=True,
         )
         return derivative.pull(dict(zip(leaves, pulled, strict=True)))
 
@@ -138,7 +150,7 @@ def meta_trust_region_step(
     leaves = {name: value.detach().requires_grad_() for name, value in derivative.adapted.items()}
     with torch.enable_grad():
         loss = surrogate_loss(how.policy, leaves, query).mean()
-    pulled = torch.autograd.grad(loss, list(leaves.values()))
+    pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     gradient = derivative.pull(dict(zip(leaves, pulled, strict=True)))
     with torch.no_grad():
         old = how.policy(derivative.adapted, query.observations)

@@ -1,0 +1,80 @@
+"""The command line: `mtrl COMMAND ...`.
+
+What goes wrong is one line on standard error: exit code 2 if the request cannot be carried out as
+stated, 1 for a failure, 130 and 143 for a run that Ctrl-C or SIGTERM stopped.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mtrl import __version__
+from mtrl.errors import MtrlError, UsageError
+
+__all__ = ["COMMANDS", "guarded", "main"]
+
+COMMANDS = {
+    "families": "list the task families, show one, or print tasks drawn from it",
+    "train": "meta-train in a run directory, or resume a run",
+    "evaluate": "measure how a run adapts to unseen tasks, alone or against another run",
+    "reproduce": "reproduce a published table",
+    "watch": "serve TensorBoard for a directory of runs, on this machine only",
+}
+
+USAGE = "usage: mtrl [--help] [--version] COMMAND ..."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, by default the process's own, and return its exit code."""
+    logging.basicConfig(format="mtrl: %(message)s", level=logging.WARNING)
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run `work` and return its exit code; an error of ours becomes one line on standard error."""
+    try:
+        return work() or 0
+    except MtrlError as error:
+        print(f"mtrl: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mtrl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, say) has seen enough. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        print(_help(), file=sys.stderr)
+        return 2
+    command, *rest = arguments
+    if command in ("-h", "--help"):
+        print(_help())
+    elif command == "--version":
+        print(f"mtrl {__version__}")
+    elif command in COMMANDS:
+        # Imported when asked for: torch alone takes a second or two.
+        importlib.import_module(f"mtrl.commands.{command}").run(rest)
+    else:
+        raise UsageError(_unknown(command))
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    options = "`mtrl COMMAND --help` shows a command's options."
+    return "\n".join([USAGE, "", "commands:", *lines, "", options])
+
+
+def _unknown(command: str) -> str:
+    kind = "option" if command.startswith("-") else "command"
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    return f"unknown {kind} {command}; {hint}"

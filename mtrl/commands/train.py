@@ -1,0 +1,127 @@
+"""`mtrl train`: meta-train in a new run directory, or resume the run in one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import torch
+import tyro
+
+from mtrl.commands.parsing import parse
+from mtrl.config import check_positive, from_toml
+from mtrl.errors import UsageError
+from mtrl.manifest import read_manifest
+from mtrl.meta.kinds import KINDS, Kind, get_kind
+from mtrl.runs import CONFIG, MANIFEST, Run
+
+__all__ = ["TrainOptions", "parse_training", "run", "train"]
+
+C = TypeVar("C")
+
+HELP = """usage: mtrl train {kinds} --dir RUNDIR [options]
+       mtrl train --resume RUNDIR
+
+Meta-train in a new run directory, or continue the run in one where it stopped.
+`mtrl train {first} --help` shows the options. A resumed run has the settings that it was started
+with; --iterations, --checkpoint-every, --device and --threads may be given anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Generic[C]):
+    """Meta-train in a new run directory. Options override --config, which overrides the defaults."""
+
+    directory: Annotated[Path, tyro.conf.arg(name="dir")]
+    """Run directory, made if missing."""
+    settings_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """TOML file of settings, such as another run's config.toml."""
+    threads: int = 1
+    """CPU threads of torch. These tensors are small: one is quickest, and several runs side by side
+    use several cores."""
+    settings: Annotated[C, tyro.conf.arg(name="")]
+
+    def __post_init__(self) -> None:
+        check_positive(self, "threads")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print(HELP.format(kinds="|".join(KINDS), first=next(iter(KINDS))))
+    elif first == "--resume" or first.startswith("--resume="):
+        _resume(arguments)
+    elif first in KINDS:
+        _start(KINDS[first], arguments[1:])
+    else:
+        problem = f"unknown kind of run {first!r}; " if first else ""
+        kinds = " or ".join(f"`mtrl train {kind}`" for kind in KINDS)
+        raise UsageError(f"{problem}write {kinds}, or `mtrl train --resume RUNDIR`")
+
+
+def parse_training(kind: Kind, arguments: Sequence[str], command: str) -> TrainOptions[Any]:
+    """Return the options of a new run; those not given come from --config, else the defaults.
+
+    Raises:
+        UsageError: an option or the file is wrong.
+    """
+    path = _option_value(arguments, "--config")
+    settings = kind.config() if path is None else from_toml(kind.config, path)
+    return _parse(kind, arguments, command, settings=settings)
+
+
+def train(kind: Kind, options: TrainOptions[Any], *, resume: bool = False) -> None:
+    """Meta-train in `options.directory`."""
+    torch.set_num_threads(options.threads)
+    kind.check(options.settings)
+    with Run.open(
+        options.directory, config=options.settings, kind=kind.name, resume=resume
+    ) as opened:
+        print(f"watch it with: mtrl watch {options.directory}", file=sys.stderr)
+        kind.train(options.settings, opened)
+    print(f"evaluate it with: mtrl evaluate {options.directory}", file=sys.stderr)
+
+
+def _start(kind: Kind, arguments: Sequence[str]) -> None:
+    if any(argument.partition("=")[0] == "--resume" for argument in arguments):
+        raise UsageError("a run is resumed with `mtrl train --resume RUNDIR`, which knows its kind")
+    train(kind, parse_training(kind, arguments, f"mtrl train {kind.name}"))
+
+
+def _resume(arguments: Sequence[str]) -> None:
+    directory = _option_value(arguments, "--resume")
+    if directory is None:
+        raise UsageError("--resume needs the run's directory: `mtrl train --resume RUNDIR`")
+    if not (directory / MANIFEST).exists():
+        raise UsageError(f"no run to resume in {directory}; start one with `mtrl train KIND --dir`")
+    kind = get_kind(read_manifest(directory / MANIFEST)["kind"])
+    rest = arguments[1:] if "=" in arguments[0] else arguments[2:]
+    settings = from_toml(kind.config, directory / CONFIG)
+    command = f"mtrl train --resume {directory}"
+    options = _parse(kind, rest, command, settings=settings, directory=directory)
+    train(kind, options, resume=True)
+
+
+def _parse(
+    kind: Kind,
+    arguments: Sequence[str],
+    command: str,
+    *,
+    settings: Any,
+    directory: Any = tyro.MISSING,
+) -> TrainOptions[Any]:
+    options: Any = TrainOptions[kind.config]  # type: ignore[name-defined]  # a type made at run time
+    default = TrainOptions(directory=directory, settings=settings)
+    return parse(options, arguments, command=command, default=default)
+
+
+def _option_value(arguments: Sequence[str], name: str) -> Path | None:
+    """Return the value of an option that must be known before the others can be parsed."""
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == name and equals:
+            return Path(value)
+        if flag == name and index + 1 < len(arguments):
+            return Path(arguments[index + 1])
+    return None

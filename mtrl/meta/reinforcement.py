@@ -1,0 +1,209 @@
+"""Meta-training on reinforcement-learning tasks: MAML's and Meta-SGD's loop.
+
+Each iteration draws tasks, takes inner policy-gradient steps on episodes of every task, collects episodes with the
+adapted policies, and moves the meta-parameters by TRPO on those (Finn et al. 2017, algorithm 3; Li et al. 2017,
+algorithm 2). Episodes are collected afresh for every inner step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mtrl.agents.gradient import GradientAgent
+from mtrl.config import check_at_least, check_positive
+from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.registry import get_family
+from mtrl.envs.task import Task, split_digest
+from mtrl.errors import UsageError
+from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
+from mtrl.meta.inner import expand_to_tasks
+from mtrl.meta.maml import MAML
+from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.objectives import AdvantageSettings, InnerObjective, PolicyBatch, policy_batch
+from mtrl.meta.outer import TRPO
+from mtrl.meta.parameters import MetaParams
+from mtrl.meta.session import Session
+from mtrl.meta.task_source import TrainingTasks
+from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
+from mtrl.nets import Activation, GaussianPolicy, Initializer
+from mtrl.progress import Progress
+from mtrl.rollouts import Rollout, collect
+from mtrl.runs import Run
+from mtrl.seeding import Streams, numpy_generator, torch_generator
+
+__all__ = ["ReinforcementConfig", "build_policy", "meta_train_reinforcement"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcementConfig:
+    """Meta-training on a reinforcement-learning family."""
+
+    family: str = "navigation2d"
+    """Task family; `mtrl families` lists them."""
+    preset: str | None = None
+    """The family's preset; its first if left out."""
+    family_options: dict[str, bool | int | float] = field(default_factory=dict)
+    """Arguments of the family that replace the preset's, such as terminate_at_goal."""
+    learner: MetaSGD | MAML = field(default_factory=MetaSGD)
+    """Meta-learner."""
+    hidden: tuple[int, ...] = (100, 100)
+    """Units of the policy's hidden layers."""
+    activation: Activation = "relu"
+    """Of the hidden layers."""
+    initializer: Initializer = "xavier"
+    """How the network's parameters are drawn."""
+    initial_std: float = 1.0
+    """Standard deviation of the actions at the start; learned from then on."""
+    inner_objective: InnerObjective = "ratio"
+    """Inner loss: log-likelihood (MAML) or probability ratio (ProMP; a Hessian of lower variance)."""
+    advantages: AdvantageSettings = field(default_factory=AdvantageSettings)
+    """How rewards become advantages."""
+    outer: TRPO = field(default_factory=TRPO)
+    """The outer update."""
+    tasks_per_batch: int = 20
+    """Tasks per meta-iteration."""
+    episodes_per_task: int = 20
+    """Episodes per task for each inner step, and again after adaptation."""
+    iterations: int = field(default=100, metadata={"resumable": True})
+    """Meta-iterations."""
+    train_tasks: Path | None = None
+    """File of tasks to train on, one in JSON per line, in place of drawing new ones."""
+    test_tasks: int = 40
+    """Held-out tasks that the adaptation curve is measured on during training."""
+    test_steps: int = 1
+    """Adaptation steps of that curve."""
+    seed: int = 0
+    """Of all random streams."""
+    device: str = field(default="cpu", metadata={"resumable": True})
+    """Torch device."""
+    evaluate_every: int = 10
+    """Iterations between two adaptation curves."""
+    checkpoint_every: int = field(default=10, metadata={"resumable": True})
+    """Iterations between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "tasks_per_batch", "episodes_per_task", "iterations", "initial_std")
+        check_positive(self, "test_tasks", "test_steps", "evaluate_every", "checkpoint_every")
+        check_at_least(self, 0, "seed")
+
+
+def build_policy(config: ReinforcementConfig, family: BatchedFamily) -> GradientAdaptation:
+    """Return the policy and learner that `config` describes, sized for `family`."""
+    policy = GaussianPolicy(
+        observation_size=int(family.observation_space.shape[0]),
+        action_size=int((family.action_space.shape or (1,))[0]),
+        hidden=config.hidden,
+        activation=config.activation,
+        initializer=config.initializer,
+        initial_std=config.initial_std,
+    )
+    return GradientAdaptation(policy, config.learner, config.inner_objective)
+
+
+def reinforcement_family(config: ReinforcementConfig) -> BatchedFamily:
+    """Return the family that `config` names.
+
+    Raises:
+        UsageError: there is no such family or preset, or its dynamics are not batched.
+    """
+    family = get_family(config.family, config.preset, **config.family_options)
+    if not isinstance(family, BatchedFamily):
+        raise UsageError(
+            f"family {config.family!r} has no batched dynamics; train it with `mtrl train supervised`"
+        )
+    return family
+
+
+def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParams:
+    """Meta-train as `config` says, recording in `run`; return the final meta-parameters.
+
+    Raises:
+        Interrupted: asked to stop by a signal; everything up to then is saved.
+        UsageError: the configuration cannot be carried out.
+        MtrlError: a return or parameter is not finite.
+    """
+    # -- what is trained, and on what ---------------------------------------------------------
+    family = reinforcement_family(config)
+    held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
+    tasks = TrainingTasks(family, config.train_tasks, held_out)
+    run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
+    how = build_policy(config, family)
+    streams = Streams(config.seed, config.device)
+    session = Session(run, streams, lambda: how.initial(streams.generator("initial")))
+    env_steps = int(session.counters.get("env_steps", 0))
+
+    # -- the loop -----------------------------------------------------------------------------
+    with Progress(config.iterations, done=session.done, label=config.learner.name) as progress:
+        for iteration in range(session.done + 1, config.iterations + 1):
+            batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
+            rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
+            session.meta, step = meta_trust_region_step(
+                how, session.meta, supports, query, config.outer
+            )
+
+            # -- record -----------------------------------------------------------------------
+            env_steps += sum(int(rollout.steps) for rollout in rollouts)
+            before, after = (float(rollouts[i].returns.mean()) for i in (0, -1))
+            run.log(
+                iteration,
+                {
+                    "meta/pre_adapt_return": before,
+                    "meta/post_adapt_return": after,
+                    "meta/env_steps": env_steps,
+                    "outer/kl": step.kl,
+                    "outer/improvement": step.improvement,
+                    "outer/step_fraction": step.fraction,
+                },
+            )
+            session.log_speed(iteration)
+            progress.advance({"before": before, "after": after})
+            last = iteration == config.iterations
+            if iteration % config.evaluate_every == 0 or last:
+                _log_curve(session, how, family, held_out, config, iteration)
+            # A stopped run records nothing that an uninterrupted one would not.
+            if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
+                session.save(iteration, {}, {"env_steps": env_steps})
+            if run.stop_requested and not last:
+                raise run.interruption()
+    return session.meta
+
+
+def _collect_meta_batch(
+    config: ReinforcementConfig,
+    how: GradientAdaptation,
+    family: BatchedFamily,
+    session: Session,
+    tasks: Sequence[Task],
+) -> tuple[list[Rollout], list[PolicyBatch], PolicyBatch]:
+    """Collect episodes before each inner step and after the last, adapting in between."""
+    generator = session.streams.generator("episodes")
+    params = family.tensors(tasks, repeats=config.episodes_per_task, device=config.device)
+    env = BatchedEnv(family, params)
+    policy_params = expand_to_tasks(session.meta.params, len(tasks))
+    shape = (len(tasks), config.episodes_per_task)
+    rollouts: list[Rollout] = []
+    batches: list[PolicyBatch] = []
+    for _ in range(config.learner.inner_steps + 1):
+        if batches:
+            policy_params = how.adapt(session.meta, batches)
+        rollouts.append(collect(env, how.policy, policy_params, shape=shape, generator=generator))
+        batches.append(policy_batch(rollouts[-1], how.policy, policy_params, config.advantages))
+    return rollouts, batches[:-1], batches[-1]
+
+
+def _log_curve(
+    session: Session,
+    how: GradientAdaptation,
+    family: BatchedFamily,
+    held_out: list[Task],
+    config: ReinforcementConfig,
+    iteration: int,
+) -> None:
+    # A generator of its own, the same at every evaluation: curves differ by the parameters only, and
+    # measuring more or less often changes nothing in training.
+    generator = torch_generator(config.seed, "evaluation", config.device)
+    agent = GradientAgent(how, session.meta, config.advantages)
+    protocol = AdaptationProtocol(episodes=config.episodes_per_task, steps=config.test_steps)
+    returns = adaptation_returns(agent, family, held_out, protocol, generator).mean(0)
+    session.run.log(iteration, {f"adapt/return_after_{k}": r for k, r in enumerate(returns)})
+    session.log_step_sizes(iteration)
