@@ -38,12 +38,14 @@ class BatchedGymEnv(gym.Env[NDArray[np.float32], Any]):
                 f"render_mode is {render_mode!r}; family {family.name!r} has "
                 f"{list(family.render_modes)} and None"
             )
-        self.metadata = {"render_modes": list(family.render_modes), "render_fps": 10}
+        self.metadata = {"render_modes": list(family.render_modes), "render_fps": family.render_fps}
         self.render_mode = render_mode
         self.family = family
         self.observation_space = family.observation_space
         self.action_space = family.action_space
         self._slots = Slots(family, [source])
+        self._renderer = None if render_mode is None else family.renderer(render_mode)
+        self._last_action: Any = None
         self._over = False
 
     @property
@@ -72,7 +74,8 @@ class BatchedGymEnv(gym.Env[NDArray[np.float32], Any]):
         if seed is None and self._slots.seeds[0] is None:
             seed = self.np_random_seed
         obs = self._slots.reset([seed], [self._slots.option_task(options)])
-        self._over = False
+        self._over, self._last_action = False, None
+        self._show()
         return obs[0], self._info()
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -89,11 +92,25 @@ class BatchedGymEnv(gym.Env[NDArray[np.float32], Any]):
             )
         result = self._slots.step([action])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
-        self._over = terminated or truncated
+        self._over, self._last_action = terminated or truncated, action
+        self._show()
         return result.obs[0], float(result.reward[0]), terminated, truncated, self._info()
 
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
     def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture of the current state, or None without a render mode."""
-        if self.render_mode is None:
+        """Return a picture of the current state, or None without one to return.
+
+        Raises:
+            MissingExtraError: the family is drawn by a package that is not installed.
+        """
+        if self._renderer is None:
             return None
-        return self.family.render(self.task, self._slots.env.state[0].numpy())
+        return self._renderer.draw(self.task, self._slots.env.state[0], self._last_action)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._renderer is not None:
+            self._renderer.close()

@@ -3,15 +3,18 @@
 There is no generator state to save or lose, and a slot's noise does not depend on how many slots
 run beside it, so that a single environment and a batch of thousands on a GPU see the same
 numbers. The hash is splitmix64 (Steele, Lea and Flood 2014) in wrap-around int64 arithmetic,
-which every torch device has.
+which NumPy and every torch device have. Except for `gaussians`, the functions take either's arrays.
 """
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_WIDTH", "episode_keys", "gaussians", "uniforms"]
+from mtrl.envs.arrays import Array, astype
+
+__all__ = ["MAX_WIDTH", "episode_keys", "gaussians", "keys_of_episodes", "seed_keys", "uniforms"]
 
 MAX_WIDTH = 1 << 16
 """Numbers available to one step of one slot."""
@@ -23,34 +26,50 @@ def _signed(word: int) -> int:
 
 _GAMMA = _signed(0x9E3779B97F4A7C15)
 _FACTORS = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
-_BITS = {torch.float32: 24, torch.float64: 53}
 
 
-def _shift(words: Tensor, bits: int) -> Tensor:
+def _shift(words: Array, bits: int) -> Array:
     # int64 shifts copy the sign bit; the mask makes them logical.
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(words: Tensor) -> Tensor:
+def _mix(words: Array) -> Array:
     words = (words ^ _shift(words, 30)) * _FACTORS[0]
     words = (words ^ _shift(words, 27)) * _FACTORS[1]
     return words ^ _shift(words, 31)
 
 
-def episode_keys(seeds: Tensor, episodes: Tensor) -> Tensor:
+def seed_keys(seeds: Array) -> Array:
+    """Return the part of `episode_keys` that only the int64 seeds decide."""
+    return _mix(seeds + _GAMMA)
+
+
+def keys_of_episodes(seed_keys: Array, episodes: Array) -> Array:
+    """Return the part of `episode_keys` that remains."""
+    return _mix(seed_keys + episodes * _GAMMA)
+
+
+def episode_keys(seeds: Array, episodes: Array) -> Array:
     """Return one int64 key per slot from its int64 seed and episode; neighbours are unrelated."""
-    return _mix(_mix(seeds + _GAMMA) + episodes * _GAMMA)
+    return keys_of_episodes(seed_keys(seeds), episodes)
 
 
-def uniforms(keys: Tensor, steps: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def _counters(like: Array, width: int) -> Array:
+    if isinstance(like, np.ndarray):
+        return np.arange(1, width + 1)
+    return torch.arange(1, width + 1, device=like.device)
+
+
+def uniforms(keys: Array, steps: Array, width: int, dtype: torch.dtype) -> Array:
     """Return numbers uniform in [0, 1), shaped (slots, width), for each slot's current step.
 
     In float32 they are the float64 numbers rounded down. `width` is at most `MAX_WIDTH`.
     """
-    counter = steps[:, None] * MAX_WIDTH + torch.arange(1, width + 1, device=keys.device)
+    counter = steps[:, None] * MAX_WIDTH + _counters(keys, width)
     words = _mix(keys[:, None] + counter * _GAMMA)
-    bits = _BITS[dtype]
-    return _shift(words, 64 - bits).to(dtype) * 2.0**-bits
+    if dtype == torch.float32:
+        return astype(_shift(words, 64 - 24), "float32") * 2.0**-24
+    return astype(_shift(words, 64 - 53), "float64") * 2.0**-53
 
 
 def gaussians(uniform: Tensor) -> Tensor:

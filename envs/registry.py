@@ -26,8 +26,15 @@ GROUP = "mtrl.task_families"
 
 # Known without metadata, for a checkout that is not installed.
 _BUILT_IN = {
+    "acrobot": "mtrl.envs.acrobot:acrobot",
+    "bandit": "mtrl.envs.bandit:bandit",
+    "cartpole": "mtrl.envs.cartpole:cartpole",
+    "mountaincar": "mtrl.envs.mountaincar:mountaincar",
+    "mountaincar-continuous": "mtrl.envs.mountaincar:mountaincar_continuous",
     "navigation2d": "mtrl.envs.navigation2d:navigation2d",
+    "pendulum": "mtrl.envs.pendulum:pendulum",
     "sinusoid": "mtrl.envs.sinusoid:sinusoid",
+    "tabular-mdp": "mtrl.envs.tabular_mdp:tabular_mdp",
 }
 
 

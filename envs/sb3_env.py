@@ -107,14 +107,14 @@ class BatchedVecEnv(VecEnv):
         done, obs, infos = result.done, result.obs, self._infos()
         for info, time_up in zip(infos, result.truncated & ~result.terminated, strict=True):
             info["TimeLimit.truncated"] = bool(time_up)
-        if done.any():
-            for index in np.flatnonzero(done).tolist():
-                infos[index]["terminal_observation"] = obs[index]
-            obs = self._slots.reset_where(done)
-            begun = self._infos()
-            for index in np.flatnonzero(done).tolist():
-                self.reset_infos[index] = begun[index]
-        return obs, result.reward, done, infos
+        ended = np.flatnonzero(done)
+        if len(ended) > 0:
+            for index, last in zip(ended.tolist(), obs[ended], strict=True):
+                infos[index]["terminal_observation"] = last
+            obs[ended] = self._slots.reset_slots(ended)
+            for index in ended.tolist():
+                self.reset_infos[index] = {"task_id": self._slots.tasks[index].id}
+        return obs, result.reward.astype(np.float32), done, infos
 
     def close(self) -> None:
         """Nothing is held that needs closing."""

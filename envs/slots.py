@@ -1,4 +1,4 @@
-"""What the faces share: a `BatchedEnv` on the CPU whose slots have seeds and sources of tasks.
+"""What the faces share: a `HostBatch` whose slots have seeds and sources of tasks.
 
 Two random streams per slot: one decides which task comes next (`mtrl.seeding`, only where tasks
 are drawn), the other what happens inside it (`mtrl.envs.noise`). Drawing tasks never changes the
@@ -7,16 +7,15 @@ noise, and the reverse.
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mtrl.envs.dynamics import BatchedEnv, Dynamics
+from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.family import TaskSource
+from mtrl.envs.host import HostBatch, StepResult
 from mtrl.envs.task import Task, check_split
 from mtrl.errors import UsageError
 from mtrl.seeding import numpy_generator
@@ -25,21 +24,6 @@ __all__ = ["Slots", "StepResult", "check_source"]
 
 _SEED_BITS = 63
 """Slot seeds are non-negative int64; longer seeds are cut to their low bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """One step of all slots, the slots first; `done` is terminated or truncated."""
-
-    obs: NDArray[Any]
-    reward: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-
-    @property
-    def done(self) -> NDArray[np.bool_]:
-        """Which slots' episodes are over."""
-        return self.terminated | self.truncated
 
 
 def check_source(family: Dynamics, source: TaskSource) -> TaskSource:
@@ -65,13 +49,14 @@ class Slots:
         self.seeds: list[int | None] = [None] * len(self.sources)
         self.tasks: list[Task] = []
         self._task_streams: dict[int, np.random.Generator] = {}
-        self._env: BatchedEnv | None = None
+        self.ids: NDArray[np.object_] = np.empty(len(self.sources), dtype=object)
+        self._env: HostBatch | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
 
     @property
-    def env(self) -> BatchedEnv:
+    def env(self) -> HostBatch:
         """The running batch.
 
         Raises:
@@ -80,10 +65,6 @@ class Slots:
         if self._env is None:
             raise UsageError(f"environment of {self.family.name!r}: call reset() before step()")
         return self._env
-
-    def task_ids(self) -> NDArray[np.object_]:
-        """Return the id of each slot's task."""
-        return np.array([task.id for task in self.tasks], dtype=object)
 
     def _seed(self, slot: int, seed: int | None) -> None:
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed & ((1 << _SEED_BITS) - 1)
@@ -111,27 +92,23 @@ class Slots:
         for slot, given in enumerate(seeds):
             if fresh[slot]:
                 self._seed(slot, given)
-        episodes = torch.zeros(len(self), dtype=torch.int64)
+        episodes = np.zeros(len(self), np.int64)
         if self._env is not None:
-            episodes = (self._env.episodes + 1).masked_fill(torch.tensor(fresh), 0)
+            episodes = np.where(fresh, 0, self._env.episodes + 1)
         self.tasks = [given or self._next_task(slot) for slot, given in enumerate(tasks)]
-        self._env = BatchedEnv(self.family, self.family.tensors(self.tasks))
-        return self._env.reset(torch.tensor(self.seeds), episodes).numpy().copy()
+        self.ids[:] = [task.id for task in self.tasks]
+        self._env = HostBatch(self.family, self.tasks)
+        return self._env.reset(np.array(self.seeds, np.int64), episodes)
 
-    def reset_where(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Begin the next episode from its source where `mask` holds; return all observations."""
-        changed = []
-        for slot in np.flatnonzero(mask).tolist():
-            task = self._next_task(slot)
-            if task is not self.tasks[slot]:
-                self.tasks[slot] = task
-                changed.append(slot)
+    def reset_slots(self, slots: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Begin the next episode from its source in these slots; return their observations."""
+        changed = [slot for slot in slots.tolist() if self.sources[slot] is not self.tasks[slot]]
         if changed:
-            for name, rows in self.family.tensors([self.tasks[i] for i in changed]).items():
-                self.env.params[name] = self.env.params[name].index_put(
-                    (torch.tensor(changed),), rows
-                )
-        return self.env.reset_where(torch.from_numpy(mask)).numpy().copy()
+            for slot in changed:
+                self.tasks[slot] = self._next_task(slot)
+                self.ids[slot] = self.tasks[slot].id
+            self.env.set_tasks(changed, [self.tasks[slot] for slot in changed])
+        return self.env.reset_slots(slots)
 
     def step(self, actions: Any) -> StepResult:
         """Apply one action per slot.
@@ -140,15 +117,7 @@ class Slots:
             UsageError: actions of the wrong shape, NaN, or not in a discrete space; the message
                 names the family and the task.
         """
-        env = self.env
-        action = torch.from_numpy(self._checked(actions))
-        obs, reward, terminated, truncated = env.step(action)
-        return StepResult(
-            obs=obs.numpy().copy(),
-            reward=reward.numpy(),
-            terminated=terminated.numpy(),
-            truncated=truncated.numpy(),
-        )
+        return self.env.step(self._checked(actions))
 
     def _checked(self, actions: Any) -> NDArray[Any]:
         space = self.family.action_space
@@ -157,11 +126,13 @@ class Slots:
         if array.shape != shape:
             raise self._action_error(0, f"actions of shape {array.shape[1:]}, wanted {shape[1:]}")
         if isinstance(space, gym.spaces.Discrete):
-            bad = (array < space.start) | (array >= space.start + space.n)
+            # Unsigned, what is below the first action is above all others: one comparison.
+            index = array - space.start if space.start else array
+            good = index.astype(np.uint64) < np.uint64(space.n)
         else:
-            bad = ~np.isfinite(array).reshape(len(self), -1).all(axis=1)
-        if bad.any():
-            slot = int(bad.argmax())
+            good = np.isfinite(array).reshape(len(self), -1).all(axis=1)
+        if not good.all():
+            slot = int(good.argmin())
             raise self._action_error(slot, f"action {array[slot]} is not in {space}")
         return array
 

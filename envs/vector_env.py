@@ -38,7 +38,7 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         self.num_envs = len(sources)
         self.metadata = {
             "render_modes": list(family.render_modes),
-            "render_fps": 10,
+            "render_fps": family.render_fps,
             "autoreset_mode": AutoresetMode.SAME_STEP,
         }
         self.single_observation_space = family.observation_space
@@ -47,7 +47,7 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._first_seed = seed
-        self._task_ids: Objects = np.full(self.num_envs, None, dtype=object)
+        self._everywhere: Flags = np.ones(self.num_envs, dtype=np.bool_)
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]  # as Sync
@@ -67,8 +67,7 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         return list(seed)
 
     def _info(self) -> dict[str, Any]:
-        everywhere = np.ones(self.num_envs, dtype=np.bool_)
-        return {"task_id": self._task_ids.copy(), "_task_id": everywhere}
+        return {"task_id": self._slots.ids.copy(), "_task_id": self._everywhere.copy()}
 
     def reset(
         self,
@@ -85,7 +84,6 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
             raise UsageError("options['reset_mask'] needs autoreset disabled; this is SAME_STEP")
         task = self._slots.option_task(options)
         obs = self._slots.reset(self._seeds(seed), [task] * self.num_envs)
-        self._task_ids = self._slots.task_ids()
         return obs, self._info()
 
     def step(
@@ -96,26 +94,26 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         Raises:
             UsageError: reset was never called, or actions of the wrong shape or not finite.
         """
-        result = self._slots.step(actions)
-        done, obs, info = result.done, result.obs, {}
-        if done.any():
-            info = self._final(done, obs)
-            obs = self._slots.reset_where(done)
-            self._task_ids = self._slots.task_ids()
+        obs, reward, terminated, truncated = self._slots.step(actions)
+        done, info = terminated | truncated, {}
+        ended = done.nonzero()[0]
+        if len(ended) > 0:
+            info = self._final(done, ended, obs.take(ended, axis=0))
+            obs[ended] = self._slots.reset_slots(ended)
         info |= self._info()
-        reward = result.reward.astype(np.float64)
-        return obs, reward, result.terminated, result.truncated, info
+        return obs, reward.astype(np.float64), terminated, truncated, info
 
-    def _final(self, done: Flags, obs: NDArray[np.float32]) -> dict[str, Any]:
+    def _final(
+        self, done: Flags, ended: NDArray[np.intp], last: NDArray[np.float32]
+    ) -> dict[str, Any]:
         """Return the infos that report the episodes just ended, laid out as SyncVectorEnv does."""
-        task_ids: Objects = self._task_ids.copy()
-        task_ids[~done] = None
-        final_obs: Objects = np.full(self.num_envs, None, dtype=object)
-        for index in np.flatnonzero(done).tolist():
-            final_obs[index] = obs[index]
+        final_obs: Objects = np.empty(self.num_envs, dtype=object)
+        final_obs[ended] = np.fromiter(last, dtype=object, count=len(ended))
+        task_ids: Objects = np.empty(self.num_envs, dtype=object)
+        task_ids[ended] = self._slots.ids.take(ended)
         return {
             "final_obs": final_obs,
-            "_final_obs": done.copy(),
+            "_final_obs": done,
             "final_info": {"task_id": task_ids, "_task_id": done.copy()},
             "_final_info": done.copy(),
         }

@@ -139,7 +139,12 @@ def comparison_grid(
 
 
 def navigation_trajectories(
-    before: npt.ArrayLike, after: npt.ArrayLike, goals: npt.ArrayLike, *, title: str = ""
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    goals: npt.ArrayLike,
+    *,
+    title: str = "",
+    per_row: int = 4,
 ) -> "Figure":
     """Draw paths in the plane before and after adaptation, one small panel per task.
 
@@ -148,9 +153,10 @@ def navigation_trajectories(
         after: (tasks, time, 2).
         goals: (tasks, 2).
         title: may be empty.
+        per_row: panels beside each other at most.
     """
     paths, adapted, targets = (np.asarray(x, dtype=np.float64) for x in (before, after, goals))
-    figure, panels = _small_multiples(len(targets), 2.0, 2.0, share=True)
+    figure, panels = _small_multiples(len(targets), 2.0, 2.0, share=True, per_row=per_row)
     reach = 1.08 * max(float(np.nanmax(np.abs(x))) for x in (paths, adapted, targets))
     for axes, path, better, goal in zip(panels, paths, adapted, targets, strict=True):
         axes.plot(*path.T, color=_GREY, lw=1.2, label="before adaptation")
@@ -190,9 +196,9 @@ def step_size_histograms(step_sizes: Mapping[str, npt.ArrayLike], *, title: str 
     return figure
 
 
-def few_shot_fits(fits: Sequence[FewShotFit], *, title: str = "") -> "Figure":
+def few_shot_fits(fits: Sequence[FewShotFit], *, title: str = "", per_row: int = 4) -> "Figure":
     """Draw each task's curve, its support points, and the predictions before and after adaptation."""
-    figure, panels = _small_multiples(len(fits), 2.7, 2.1, share=True)
+    figure, panels = _small_multiples(len(fits), 2.7, 2.1, share=True, per_row=per_row)
     for axes, fit in zip(panels, fits, strict=True):
         axes.plot(fit.x, fit.truth, color=_INK, lw=1.2, label="task")
         axes.plot(fit.x, fit.before, color=_GREY, lw=1.4, ls=(0, (4, 2)), label="before adaptation")
@@ -235,12 +241,12 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _small_multiples(
-    count: int, width: float, height: float, share: bool = False
+    count: int, width: float, height: float, *, share: bool = False, per_row: int = 4
 ) -> tuple["Figure", list["Axes"]]:
-    """Return a figure and `count` axes, at most four in a row, rows as even as possible."""
+    """Return a figure and `count` axes, at most `per_row` in a row, rows as even as possible."""
     if count == 0:
         raise ValueError("nothing to draw: pass at least one task or layer")
-    rows = -(-count // 4)
+    rows = -(-count // per_row)
     columns = -(-count // rows)
     figure = _figure(max(4.5, width * columns), 0.6 + height * rows)
     axes = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel()

@@ -66,8 +66,11 @@ class Streams:
         return tensors, {"seed": self.seed, "numpy": values}
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Continue every stream where `state_dict` was taken."""
+        """Continue every stream where `state_dict` was taken; ask for the generators anew."""
         self.seed = int(values["seed"])
+        # A stream that the state lacks had not been drawn from, so it must start anew.
+        self._numpy.clear()
+        self._torch.clear()
         for name, state in values["numpy"].items():
             self.rng(name).bit_generator.state = state
         for name, tensor in tensors.items():

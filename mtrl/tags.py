@@ -46,8 +46,6 @@ class Tag:
 
 TAGS: tuple[Tag, ...] = (
     Tag(pattern="meta/train_loss", description="Outer loss on the training tasks' query sets."),
-    Tag(pattern="meta/pre_adapt_loss", description="Loss on training tasks before adaptation."),
-    Tag(pattern="meta/post_adapt_loss", description="Loss on training tasks after adaptation."),
     Tag(
         pattern="meta/pre_adapt_return",
         description="Undiscounted return on training tasks before adaptation.",
@@ -106,6 +104,12 @@ TAGS: tuple[Tag, ...] = (
         pattern="time/env_steps_per_second",
         description="Environment steps per second of wall-clock time.",
         unit="1/s",
+        wall_clock=True,
+    ),
+    Tag(
+        pattern="time/picture_seconds",
+        description="Time that an evaluation's pictures took to draw.",
+        unit="s",
         wall_clock=True,
     ),
     Tag(pattern="figures/{name}", description="A figure.", kind="image"),

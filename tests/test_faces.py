@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from noisy_walk import NoisyWalk
@@ -18,12 +19,33 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from mtrl.envs.acrobot import Acrobot
+from mtrl.envs.bandit import Bandit
 from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.cartpole import CartPole
+from mtrl.envs.distributions import Choice
+from mtrl.envs.mountaincar import MountainCar, MountainCarContinuous
 from mtrl.envs.navigation2d import Navigation2D
+from mtrl.envs.pendulum import Pendulum
+from mtrl.envs.tabular_mdp import TabularMDP
 from mtrl.envs.task import Task
 from mtrl.errors import UsageError
 
-FAMILIES = [NoisyWalk(), Navigation2D(varying_start=True, terminate_at_goal=True, horizon=30)]
+FAMILIES = [
+    NoisyWalk(),
+    Navigation2D(varying_start=True, terminate_at_goal=True, horizon=30),
+    # Ranges that let random actions end some episodes early and leave others to their limit.
+    CartPole(ranges={"length": (0.1, 0.5), "step_limit": Choice([5.0, 40.0])}),
+    Pendulum(horizon=30),
+    Acrobot(ranges={"link_mass_1": (0.5, 1.5), "torque": (5.0, 30.0)}, horizon=30),
+    MountainCar(ranges={"goal_position": (-0.5, -0.35), "force": (0.001, 0.002)}, horizon=30),
+    MountainCarContinuous(ranges={"goal_position": (-0.5, -0.35)}, horizon=30),
+    Bandit(horizon=30),
+    TabularMDP(states=4, actions=3),
+]
+NEVER_TERMINATE = {"pendulum", "bandit", "tabular-mdp"}
+IDS = ["Acrobot", "Bandit", "CartPole", "MountainCar", "MountainCarContinuous", "Navigation2D"]
+IDS += ["Pendulum", "TabularMDP"]
 STEPS = 1000
 SLOTS = 4
 
@@ -86,7 +108,8 @@ def test_vector_env_equals_sync_vector_env(family: BatchedFamily) -> None:
         _assert_same(mine, peer)
         ended += mine[2].sum(), mine[3].sum()
     # Terminations and truncations must have occurred for the above to mean much.
-    assert (ended > 5).all()
+    assert (ended[0] > 5) != (family.name in NEVER_TERMINATE)
+    assert ended[1] > 5
     _assert_same(ours.reset(), theirs.reset())
     _assert_same(ours.reset(seed=[9, 8, 7, None]), theirs.reset(seed=[9, 8, 7, None]))
     task = family.sample(1, np.random.default_rng(7), "test")[0]
@@ -141,15 +164,38 @@ def test_batch_with_resets_equals_the_gymnasium_faces(family: BatchedFamily) -> 
                 assert_array_equal(singles[i].reset()[0], obs[i].numpy())
 
 
+# The torque's bounds are Gymnasium's own.
+@pytest.mark.filterwarnings("ignore:.*We recommend you to use a symmetric")
 def test_gymnasium_and_sb3_checkers_pass(family: BatchedFamily) -> None:
     # Other render modes need a specification; the registered environment's are checked below.
     check_env(family.make("train"), skip_render_check=True)
-    if isinstance(family.action_space, gym.spaces.Box):  # SB3's has no discrete space from -1
+    if family.name != "noisy-walk":  # SB3 has no discrete space from -1
         check_env_for_sb3(family.make("train"))
 
 
-def test_checker_passes_for_the_registered_environment() -> None:
-    check_env(gym.make("mtrl/Navigation2D-v0").unwrapped)
+@pytest.mark.parametrize("name", IDS)
+def test_checker_passes_for_every_registered_environment(name: str) -> None:
+    env = gym.make(f"mtrl/{name}-v0")
+    # Pictures of classic control need pygame; tests/test_classic_control.py has theirs.
+    check_env(env.unwrapped, skip_render_check="human" in env.metadata["render_modes"])
+
+
+def test_every_environment_of_ours_is_checked() -> None:
+    ours = {name for name in gym.registry if name.startswith("mtrl/")}
+    assert ours == {f"mtrl/{name}-v0" for name in IDS}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_registered_environment_survives_its_specification(name: str) -> None:
+    env = gym.make(f"mtrl/{name}-v0", task="test")
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.spec == env.spec
+    _assert_same(env.reset(seed=3), again.reset(seed=3))
+    envs = gym.make_vec(f"mtrl/{name}-v0", num_envs=3, task="test")
+    obs, info = envs.reset(seed=3)
+    first, first_info = env.reset(seed=3)
+    assert_array_equal(obs[0], first)
+    assert info["task_id"][0] == first_info["task_id"]
 
 
 def test_task_id_is_in_every_info(family: BatchedFamily) -> None:

@@ -2,38 +2,28 @@
 
 import pytest
 import torch
-from torch import Tensor
-from torch.testing import assert_close
-
-from mtrl.meta.inner import adapt, expand_to_tasks, per_task
-from mtrl.nets import Params
-from tests.toys import (
+from tiny_regression import (
     EXACT,
     adapt_in_a_loop,
     initial_params,
     normal,
     one_task_error,
     points,
+    random_step_sizes,
     squared_error,
+    with_grad,
 )
+from torch import Tensor
+from torch.testing import assert_close
+
+from mtrl.meta.inner import adapt, expand_to_tasks, per_task
+from mtrl.nets import Params
 
 TASKS = 3
 
 
 def half_squared_distance(params: Params, target: Tensor) -> Tensor:
     return 0.5 * (params["theta"] - target).square().sum(1)
-
-
-def random_step_sizes(params: Params, steps: int) -> list[Params]:
-    return [
-        {name: 0.1 * normal(*value.shape, seed=10 * step + i) for i, (name, value) in named}
-        for step in range(steps)
-        for named in [list(enumerate(params.items()))]
-    ]
-
-
-def with_grad(params: Params) -> Params:
-    return {name: value.clone().requires_grad_() for name, value in params.items()}
 
 
 @pytest.mark.parametrize("first_order", [False, True])

@@ -58,7 +58,8 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_our_families_are_known_without_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     _declare(monkeypatch)
-    assert family_names() == ["navigation2d", "sinusoid"]
+    assert family_names() == sorted(registry._BUILT_IN)
+    assert {"cartpole", "navigation2d", "sinusoid"} < set(family_names())
     assert isinstance(get_family("navigation2d"), TaskFamily)
     assert isinstance(get_family("sinusoid"), FewShotFamily)
 
@@ -92,7 +93,7 @@ def test_presets_and_overrides() -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest_and_the_list() -> None:
-    with pytest.raises(UsageError, match="'navigation2d'.*navigation2d, sinusoid"):
+    with pytest.raises(UsageError, match="'navigation2d'.*navigation2d, pendulum, sinusoid"):
         get_family("navigaton2d")
     with pytest.raises(UsageError, match="did you mean 'meta-sgd'.*maml, meta-sgd"):
         get_family("sinusoid", "metasgd")
@@ -111,7 +112,7 @@ def test_a_family_needs_a_preset() -> None:
 @pytest.mark.usefixtures("third_party")
 def test_a_third_party_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     _declare(monkeypatch, ("wide", "their_families:wide", "their-dist"))
-    assert family_names() == ["navigation2d", "sinusoid", "wide"]
+    assert family_names() == sorted([*registry._BUILT_IN, "wide"])
     family = get_family("wide")
     assert (family.name, family.horizon) == ("wide", 7)
 

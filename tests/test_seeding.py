@@ -105,6 +105,15 @@ def test_a_saved_state_does_not_move_with_the_streams() -> None:
     assert_same(draw(streams, "a"), ahead)
 
 
+def test_a_stream_first_drawn_after_the_save_starts_afresh() -> None:
+    streams = Streams(2)
+    draw(streams, "a")
+    saved = streams.state_dict()
+    first = draw(streams, "b")
+    streams.load_state_dict(*saved)
+    assert_same(draw(streams, "b"), first)
+
+
 def test_global_generators_are_neither_read_nor_moved() -> None:
     before = torch.get_rng_state()
     first = draw(Streams(1), "a")

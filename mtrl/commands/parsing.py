@@ -45,7 +45,8 @@ def parse(
     given["config"] = (tyro.conf.CascadeSubcommandArgs,)
     try:
         with redirect_stderr(printed):
-            return tyro.cli(options, prog=command, args=list(arguments), **given)
+            parsed: Options = tyro.cli(options, prog=command, args=list(arguments), **given)
+            return parsed
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -1,5 +1,6 @@
 """`mtrl train`: meta-train in a new run directory, or resume the run in one."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +76,13 @@ def train(kind: Kind, options: TrainOptions[Any], *, resume: bool = False) -> No
     """Meta-train in `options.directory`."""
     torch.set_num_threads(options.threads)
     kind.check(options.settings)
+    where = shlex.quote(str(options.directory))
     with Run.open(
         options.directory, config=options.settings, kind=kind.name, resume=resume
     ) as opened:
-        print(f"watch it with: mtrl watch {options.directory}", file=sys.stderr)
+        print(f"watch it with: mtrl watch {where}", file=sys.stderr)
         kind.train(options.settings, opened)
-    print(f"evaluate it with: mtrl evaluate {options.directory}", file=sys.stderr)
+    print(f"evaluate it with: mtrl evaluate {where}", file=sys.stderr)
 
 
 def _start(kind: Kind, arguments: Sequence[str]) -> None:
@@ -112,7 +114,7 @@ def _parse(
     directory: Any = tyro.MISSING,
 ) -> TrainOptions[Any]:
     options: Any = TrainOptions[kind.config]  # type: ignore[name-defined]  # a type made at run time
-    default = TrainOptions(directory=directory, settings=settings)
+    default = TrainOptions[Any](directory=directory, settings=settings)
     return parse(options, arguments, command=command, default=default)
 
 

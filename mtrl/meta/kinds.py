@@ -39,7 +39,7 @@ class Kind:
     """
 
     name: str
-    config: type
+    config: type[Any]
     check: Callable[[Any], None]
     train: Callable[[Any, Run], MetaParams]
 

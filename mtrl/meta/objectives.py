@@ -94,14 +94,9 @@ def policy_batch(
     mask = rollout.mask
     targets = discounted_returns(rollout.rewards, mask, settings.discount)
     weights = fit_linear_baseline(rollout.observations, targets, mask)
-    values = linear_baseline(rollout.observations, weights).to(rollout.rewards.dtype)
-    final = torch.zeros_like(values[..., :1])
-    if settings.bootstrap_horizon:
-        horizon = values.shape[-1]
-        final = _value_at_end(rollout.final_observations, weights, horizon).to(values.dtype)
     advantages = generalized_advantages(
         rollout.rewards,
-        torch.cat([values, final], -1),
+        _values(rollout, weights, settings.bootstrap_horizon),
         rollout.terminated,
         mask,
         settings.discount,
@@ -121,11 +116,15 @@ def policy_batch(
     )
 
 
-def _value_at_end(observations: Tensor, weights: Tensor, horizon: int) -> Tensor:
-    # The features hold the time: place the observation at index `horizon` of an otherwise empty row.
-    padded = observations.new_zeros((*observations.shape[:2], horizon + 1, observations.shape[-1]))
-    padded[:, :, -1] = observations
-    return linear_baseline(padded, weights)[..., -1:]
+def _values(rollout: Rollout, weights: Tensor, bootstrap: bool) -> Tensor:
+    """Return the baseline before each step and after the last (tasks, episodes, time + 1)."""
+    final = rollout.final_observations.unsqueeze(2)
+    # An episode that ended early has its final observation from the first step that is not its own.
+    running = torch.nn.functional.pad(rollout.mask, (0, 1)).bool()
+    observations = torch.cat([rollout.observations, final], 2)
+    observations = torch.where(running.unsqueeze(-1), observations, final)
+    values = linear_baseline(observations, weights).to(rollout.rewards.dtype)
+    return values if bootstrap else values.masked_fill(~running, 0.0)
 
 
 def policy_loss(policy: Policy, objective: InnerObjective) -> TaskLoss[PolicyBatch]:

@@ -32,11 +32,14 @@ class TRPO:
     backtrack: float = 0.8
     """Factor between two tried step sizes."""
     curvature_fraction: float = 1.0
-    """Share of the samples that the Fisher products use; gradient and line search always use all."""
+    """Share of the samples that the Fisher products use, as every n-th one: 1, 1/2, 1/3, ...; gradient and
+    line search always use all."""
 
     def __post_init__(self) -> None:
         if not self.max_kl > 0:
             raise UsageError(f"max_kl must be positive, got {self.max_kl}")
+        if not self.damping >= 0:
+            raise UsageError(f"damping must not be negative, got {self.damping}")
         if not 0 < self.backtrack < 1:
             raise UsageError(f"backtrack must lie between 0 and 1, got {self.backtrack}")
         if not 0 < self.curvature_fraction <= 1:

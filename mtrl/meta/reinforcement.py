@@ -8,6 +8,9 @@ algorithm 2). Episodes are collected afresh for every inner step.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
 
 from mtrl.agents.gradient import GradientAgent
 from mtrl.config import check_at_least, check_positive
@@ -25,6 +28,7 @@ from mtrl.meta.parameters import MetaParams
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks
 from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
+from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, GaussianPolicy, Initializer
 from mtrl.progress import Progress
 from mtrl.rollouts import Rollout, collect
@@ -88,16 +92,29 @@ class ReinforcementConfig:
 
 
 def build_policy(config: ReinforcementConfig, family: BatchedFamily) -> GradientAdaptation:
-    """Return the policy and learner that `config` describes, sized for `family`."""
+    """Return the policy and learner that `config` describes, sized for `family`.
+
+    Raises:
+        UsageError: observations or actions are not vectors of real numbers.
+    """
     policy = GaussianPolicy(
-        observation_size=int(family.observation_space.shape[0]),
-        action_size=int((family.action_space.shape or (1,))[0]),
+        observation_size=_vector_size(config.family, "observations", family.observation_space),
+        action_size=_vector_size(config.family, "actions", family.action_space),
         hidden=config.hidden,
         activation=config.activation,
         initializer=config.initializer,
         initial_std=config.initial_std,
     )
     return GradientAdaptation(policy, config.learner, config.inner_objective)
+
+
+def _vector_size(family: str, what: str, space: gym.Space[Any]) -> int:
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise UsageError(
+            f"{what} of {family!r} are {space}; meta-training takes vectors of real numbers, "
+            "so choose another family"
+        )
+    return int(space.shape[0])
 
 
 def reinforcement_family(config: ReinforcementConfig) -> BatchedFamily:
@@ -129,7 +146,7 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
     how = build_policy(config, family)
     streams = Streams(config.seed, config.device)
-    session = Session(run, streams, lambda: how.initial(streams.generator("initial")))
+    session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "return")
     env_steps = int(session.counters.get("env_steps", 0))
 
     # -- the loop -----------------------------------------------------------------------------
@@ -142,7 +159,8 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
             )
 
             # -- record -----------------------------------------------------------------------
-            env_steps += sum(int(rollout.steps) for rollout in rollouts)
+            taken = sum(int(rollout.steps) for rollout in rollouts)
+            env_steps += taken
             before, after = (float(rollouts[i].returns.mean()) for i in (0, -1))
             run.log(
                 iteration,
@@ -155,11 +173,11 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                     "outer/step_fraction": step.fraction,
                 },
             )
-            session.log_speed(iteration)
+            session.log_speed(iteration, taken)
             progress.advance({"before": before, "after": after})
             last = iteration == config.iterations
             if iteration % config.evaluate_every == 0 or last:
-                _log_curve(session, how, family, held_out, config, iteration)
+                _evaluate(session, how, family, held_out, config, iteration)
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
                 session.save(iteration, {}, {"env_steps": env_steps})
@@ -191,7 +209,7 @@ def _collect_meta_batch(
     return rollouts, batches[:-1], batches[-1]
 
 
-def _log_curve(
+def _evaluate(
     session: Session,
     how: GradientAdaptation,
     family: BatchedFamily,
@@ -204,6 +222,7 @@ def _log_curve(
     generator = torch_generator(config.seed, "evaluation", config.device)
     agent = GradientAgent(how, session.meta, config.advantages)
     protocol = AdaptationProtocol(episodes=config.episodes_per_task, steps=config.test_steps)
-    returns = adaptation_returns(agent, family, held_out, protocol, generator).mean(0)
-    session.run.log(iteration, {f"adapt/return_after_{k}": r for k, r in enumerate(returns)})
-    session.log_step_sizes(iteration)
+    seen = Trajectories(config.test_steps)
+    returns = adaptation_returns(agent, family, held_out, protocol, generator, watch=seen)
+    paths = trajectories_picture(family, held_out, seen, iteration)
+    session.log_evaluation(iteration, config, returns, paths)

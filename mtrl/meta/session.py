@@ -1,14 +1,26 @@
-"""What both training loops do around an iteration: restore, log step sizes, save, stop when asked."""
+"""What both training loops do around an iteration: restore, measure and show, save."""
 
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl.errors import MtrlError
+from mtrl.meta.maml import MAML
+from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.watching import (
+    Drawing,
+    Pictures,
+    Score,
+    adaptation_picture,
+    chart_layout,
+    log_settings,
+)
 from mtrl.runs import Run
 from mtrl.seeding import Streams
 
@@ -22,6 +34,7 @@ class Session:
         run: the open run directory.
         streams: the run's random streams.
         initial: draws the meta-parameters of a run that starts.
+        score: what adaptation is measured by.
 
     Attributes:
         meta: the meta-parameters, restored if the run is resumed.
@@ -30,7 +43,9 @@ class Session:
         counters: JSON values that the loop saved.
     """
 
-    def __init__(self, run: Run, streams: Streams, initial: Callable[[], MetaParams]) -> None:
+    def __init__(
+        self, run: Run, streams: Streams, initial: Callable[[], MetaParams], score: Score
+    ) -> None:
         self.run = run
         self.streams = streams
         self.done = 0
@@ -38,8 +53,11 @@ class Session:
         self.counters: dict[str, Any] = {}
         if run.restored is None:
             self.meta = initial()
+            run.tracker.layout(chart_layout(score, step_sizes=bool(self.meta.step_sizes)))
         else:
             self._restore(run.restored.tensors, run.restored.state)
+        self._score: Score = score
+        self._pictures = Pictures(run)
         self._clock = time.perf_counter()
         self._clocked = self.done
 
@@ -76,19 +94,52 @@ class Session:
         state = {"iteration": iteration, "streams": streams, "counters": dict(counters)}
         self.run.save(iteration, content, state)
 
-    def log_step_sizes(self, iteration: int) -> None:
-        """Log, for each learned step-size tensor, its mean, share of negative values and histogram."""
+    def log_evaluation(
+        self,
+        iteration: int,
+        config: Any,
+        scores: NDArray[np.float64],
+        drawings: Mapping[str, Drawing],
+    ) -> None:
+        """Log the adaptation curve, the step sizes and the pictures; at the end also the settings.
+
+        Args:
+            iteration: iterations done.
+            config: the loop's configuration.
+            scores: (tasks, steps + 1) on held-out tasks after 0, 1, ... adaptation steps.
+            drawings: further pictures by tag.
+        """
+        mean = scores.mean(0)
+        curve = {f"adapt/{self._score}_after_{k}": float(mean[k]) for k in range(len(mean))}
+        self.run.log(iteration, curve)
+        self._log_step_sizes(iteration, config.learner)
+        name = config.learner.name
+        picture = adaptation_picture(name, self._score, scores, iteration)
+        self._pictures.draw(iteration, {"figures/adaptation_curve": picture, **drawings})
+        if iteration == config.iterations:
+            log_settings(self.run, config, curve)
+        self._clock, self._clocked = time.perf_counter(), iteration
+
+    def _log_step_sizes(self, iteration: int, learner: MetaSGD | MAML) -> None:
         values: dict[str, Tensor] = {}
         for name, learned in self.meta.step_sizes.items():
-            values[f"step_sizes/{name}/mean"] = learned.mean()
-            values[f"step_sizes/{name}/negative_share"] = (learned < 0).float().mean()
-            self.run.tracker.histogram(iteration, f"step_sizes/{name}", learned)
+            in_logarithm = isinstance(learner, MetaSGD) and learner.positive
+            alpha = learned.exp() if in_logarithm else learned
+            values[f"step_sizes/{name}/mean"] = alpha.mean()
+            values[f"step_sizes/{name}/negative_share"] = (alpha < 0).float().mean()
+            self.run.tracker.histogram(iteration, f"step_sizes/{name}", alpha)
         self.run.log(iteration, values)
 
-    def log_speed(self, iteration: int) -> None:
-        """Log iterations per second since the last call."""
+    def log_speed(self, iteration: int, env_steps: int | None = None) -> None:
+        """Log iterations per second, evaluations left out, since the last call.
+
+        `env_steps` are the environment steps taken since then, where there are any.
+        """
         now = time.perf_counter()
         if iteration > self._clocked:
-            speed = (iteration - self._clocked) / (now - self._clock)
-            self.run.log_time(iteration, {"time/iterations_per_second": speed})
+            seconds = now - self._clock
+            speeds = {"time/iterations_per_second": (iteration - self._clocked) / seconds}
+            if env_steps is not None:
+                speeds["time/env_steps_per_second"] = env_steps / seconds
+            self.run.log_time(iteration, speeds)
         self._clock, self._clocked = now, iteration

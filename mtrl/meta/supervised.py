@@ -23,9 +23,10 @@ from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.outer import AdamUpdate
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, flatten
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks
+from mtrl.meta.watching import fits_picture
 from mtrl.nets import MLP, Activation, Initializer
 from mtrl.progress import Progress
 from mtrl.runs import Run
@@ -133,7 +134,7 @@ def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
     how = build_regressor(config, family)
     streams = Streams(config.seed, config.device)
-    session = Session(run, streams, lambda: how.initial(streams.generator("initial")))
+    session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "error")
     compiled = session.counters.get("compiled", _should_compile(config))
     gradient = MetaGradient(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
     update = AdamUpdate(session.meta, config.learning_rate)
@@ -147,17 +148,25 @@ def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
                 params, config.shots, config.query_shots, streams.generator("points")
             )
             outcome = gradient(session.meta, (*support, *query))
-            update.step(outcome.gradient, _learning_rate(config, iteration))
+            learning_rate = _learning_rate(config, iteration)
+            update.step(outcome.gradient, learning_rate)
 
             # -- record -----------------------------------------------------------------------
             last = iteration == config.iterations
             if iteration % config.log_every == 0 or last:
                 loss = float(outcome.loss)
-                run.log(iteration, {"meta/train_loss": loss})
+                run.log(
+                    iteration,
+                    {
+                        "meta/train_loss": loss,
+                        "outer/gradient_norm": flatten(outcome.gradient).norm(),
+                        "outer/learning_rate": learning_rate,
+                    },
+                )
                 session.log_speed(iteration)
                 progress.advance({"loss": loss}, iteration - progress.done)
             if iteration % config.evaluate_every == 0 or last:
-                _log_curve(session, how, family, held_out, config, iteration)
+                _evaluate(session, how, family, held_out, config, iteration)
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
                 session.save(iteration, update.tensors(), {"compiled": compiled})
@@ -179,7 +188,7 @@ def _should_compile(config: SupervisedConfig) -> bool:
     return config.compile == "on"
 
 
-def _log_curve(
+def _evaluate(
     session: Session,
     how: FewShotAdaptation,
     family: FewShotFamily,
@@ -191,6 +200,7 @@ def _log_curve(
     # measuring more or less often changes nothing in training.
     generator = torch_generator(config.seed, "evaluation", config.device)
     protocol = FewShotProtocol(shots=config.shots, steps=config.test_steps)
-    errors = few_shot_errors(how, session.meta, family, held_out, protocol, generator).mean(0)
-    session.run.log(iteration, {f"adapt/error_after_{k}": e for k, e in enumerate(errors)})
-    session.log_step_sizes(iteration)
+    errors = few_shot_errors(how, session.meta, family, held_out, protocol, generator)
+    points = torch_generator(config.seed, "pictures", config.device)
+    fits = fits_picture(how, session.meta, family, held_out, protocol, points)
+    session.log_evaluation(iteration, config, errors, fits)

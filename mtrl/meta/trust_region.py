@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.inner import adapt, expand_to_tasks
+from mtrl.meta.jacobian import Jacobian
 from mtrl.meta.linearized import LinearizedAdaptation, linearize_adaptation
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate_loss
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
-from mtrl.meta.parameters import MetaParams, flatten
+from mtrl.meta.parameters import MetaParams
 from mtrl.nets import Gaussian, Params
 from mtrl.rollouts import Policy
 
@@ -55,42 +56,58 @@ class GradientAdaptation:
         )
 
 
+class _StepSizes:
+    """The derivative of the step sizes of each inner step by the learned ones."""
+
+    def __init__(self, learner: MetaLearner, meta: MetaParams, steps: int) -> None:
+        self._learned = _leaves(meta.step_sizes)
+        with torch.enable_grad():
+            self._expanded = learner.step_sizes(self._learned, meta.params, steps)
+        values = [value for alpha in self._expanded for value in alpha.values()]
+        self._jacobian = Jacobian(values, list(self._learned.values())) if self._learned else None
+
+    def push(self, change: Params) -> Sequence[Params]:
+        """Return the change of the step sizes for a change of the learned ones."""
+        if self._jacobian is None:
+            return [
+                {name: torch.zeros_like(value) for name, value in alpha.items()}
+                for alpha in self._expanded
+            ]
+        values = iter(self._jacobian.push(list(change.values())))
+        return [{name: next(values) for name in alpha} for alpha in self._expanded]
+
+    def pull(self, cotangents: Sequence[Params]) -> Params:
+        """Return the gradient by the learned step sizes for gradients by those of the inner steps."""
+        if self._jacobian is None:
+            return {}
+        values = [value for alpha in cotangents for value in alpha.values()]
+        return dict(zip(self._learned, self._jacobian.pull(values), strict=True))
+
+
 class _Derivative:
     """The derivative of adapted parameters by meta-parameters, at one point and one meta-batch."""
 
     def __init__(
         self, how: GradientAdaptation, meta: MetaParams, supports: Sequence[PolicyBatch]
     ) -> None:
-        def expanded(learned: Params) -> Sequence[Params]:
-            return how.learner.step_sizes(learned, meta.params, len(supports))
-
         self._meta = meta
-        self._expanded = expanded
+        self._step_sizes = _StepSizes(how.learner, meta, len(supports))
         self._adaptation = how.linearize(meta, supports)
         self.adapted = self._adaptation.adapted
 
     def push(self, vector: Tensor) -> Params:
         """Return the change of the adapted parameters for a change `vector` of the meta-parameters."""
         change = self._meta.like(vector)
-        return self._adaptation.push(change.params, self._push_step_sizes(change.step_sizes))
-
-    def _push_step_sizes(self, change: Params) -> Sequence[Params]:
-        if not change:
-            fixed = self._expanded({})
-            return [{name: torch.zeros_like(alpha[name]) for name in alpha} for alpha in fixed]
-        pushed: Sequence[Params] = torch.func.jvp(
-            self._expanded, (self._meta.step_sizes,), (change,)
-        )[1]
-        return pushed
+        return self._adaptation.push(change.params, self._step_sizes.push(change.step_sizes))
 
     def pull(self, cotangent: Params) -> Tensor:
         """Return the gradient of sum(cotangent * adapted) by the meta-parameters, one vector."""
         params, step_sizes = self._adaptation.pull(cotangent)
-        if not self._meta.step_sizes:
-            return flatten(params)
-        pull_back = torch.func.vjp(self._expanded, self._meta.step_sizes)[1]
-        (learned,) = pull_back(step_sizes)
-        return MetaParams(params, learned).flat()
+        return MetaParams(params, self._step_sizes.pull(step_sizes)).flat()
+
+
+def _leaves(params: Params) -> Params:
+    return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
 def _fisher_product(
@@ -105,26 +122,15 @@ def _fisher_product(
     """
     derivative = _Derivative(how, meta, supports)
     weights = query.valid / query.valid.shape[0]
-    leaves = {name: value.detach().requires_grad_() for name, value in derivative.adapted.items()}
+    leaves = _leaves(derivative.adapted)
     with torch.enable_grad():
         distribution = how.policy(leaves, query.observations)
+    jacobian = Jacobian(distribution, list(leaves.values()))
     fixed = Gaussian(*(value.detach() for value in distribution))
 
     def product(vector: Tensor) -> Tensor:
-        tangent = derivative.push(vector)
-        change: Gaussian = torch.func.jvp(
-            lambda params: how.policy(params, query.observations),
-            (derivative.adapted,),
-            (tangent,),
-        )[1]
-        cotangents = fixed.fisher(change, weights)
-        pulled = torch.autograd.grad(
-            list(distribution),
-            list(leaves.values()),
-            list(cotangents),
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        change = Gaussian(*jacobian.push(list(derivative.push(vector).values())))
+        pulled = jacobian.pull(fixed.fisher(change, weights))
         return derivative.pull(dict(zip(leaves, pulled, strict=True)))
 
     return product
@@ -147,7 +153,7 @@ def meta_trust_region_step(
         settings: see `TRPO`.
     """
     derivative = _Derivative(how, meta, supports)
-    leaves = {name: value.detach().requires_grad_() for name, value in derivative.adapted.items()}
+    leaves = _leaves(derivative.adapted)
     with torch.enable_grad():
         loss = surrogate_loss(how.policy, leaves, query).mean()
     pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)

@@ -1,1 +1,105 @@
-"""Reproductions of published tables, one command each."""
+"""Reproductions of published tables, one command each.
+
+Importing this gives their names and summaries only; what carries one out is imported when it runs.
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from mtrl.errors import UsageError
+
+if TYPE_CHECKING:
+    from mtrl.reproduce.carry_out import Outcome
+
+__all__ = ["REPRODUCTIONS", "Reproduction", "find_reproduction"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One published table and how to reproduce it.
+
+    Attributes:
+        name: on the command line, and of the files it writes.
+        summary: one line.
+        builder: `module:function` that returns the `Experiment` for (quick, seed).
+    """
+
+    name: str
+    summary: str
+    builder: str
+
+    def run(
+        self, output: Path, quick: bool = False, seed: int = 0, work: Path = Path("runs")
+    ) -> "Outcome":
+        """Train, test, and write `<name>.md`, `.csv` and `.png`; with `quick`, `<name>-quick.*`.
+
+        Interrupted at any instant and called again, it continues: trainings are resumed from their
+        run directories, and finished ones are not repeated.
+
+        Args:
+            output: folder for the three files, made if missing.
+            quick: a scaled-down run, which says so in everything it writes.
+            seed: of all random streams.
+            work: folder for the trainings' run directories, `reproduce-<name>[-quick]/<part>`.
+
+        Raises:
+            Interrupted: asked to stop by a signal; everything up to then is saved.
+            MtrlError: a training failed; the message names it.
+            MissingExtraError: matplotlib is not installed.
+        """
+        module, _, function = self.builder.partition(":")
+        experiment = getattr(importlib.import_module(module), function)(quick, seed)
+        from mtrl.reproduce.carry_out import Place, carry_out
+
+        return carry_out(
+            experiment, Place(name=self.name, output=output, work=work, quick=quick, seed=seed)
+        )
+
+
+REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
+    {
+        name: Reproduction(name, summary, f"mtrl.reproduce.{builder}")
+        for name, summary, builder in (
+            (
+                "meta-sgd-regression",
+                "Meta-SGD against MAML on sinusoids of varying frequency (Li et al. 2017)",
+                "regression:meta_sgd_regression",
+            ),
+            (
+                "meta-sgd-navigation",
+                "Meta-SGD against MAML on 2-D navigation, both starts (Li et al. 2017)",
+                "navigation:meta_sgd_navigation",
+            ),
+            (
+                "maml-regression",
+                "MAML on sinusoids after 1, 5 and 10 steps (Finn et al. 2017)",
+                "regression:maml_regression",
+            ),
+            (
+                "maml-navigation",
+                "MAML on 2-D navigation after 0 to 3 steps (Finn et al. 2017)",
+                "navigation:maml_navigation",
+            ),
+        )
+    }
+)
+
+
+def find_reproduction(name: str) -> Reproduction:
+    """Return the reproduction called `name`.
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    if name not in REPRODUCTIONS:
+        close = difflib.get_close_matches(name, REPRODUCTIONS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(
+            f"unknown reproduction {name!r}: {hint}there are {', '.join(REPRODUCTIONS)}"
+        )
+    return REPRODUCTIONS[name]

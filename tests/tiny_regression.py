@@ -50,9 +50,24 @@ def one_task_error(params: Params, data: tuple[Tensor, Tensor]) -> Tensor:
     return (hidden @ params["layers.1.weight"].T + params["layers.1.bias"] - y).square().mean()
 
 
-def meta_params(learner: MAML | MetaSGD, seed: int = 0) -> MetaParams:
+def random_step_sizes(params: Params, steps: int) -> list[Params]:
+    """Return a step size of order 0.1 for every value and step; negative ones among them."""
+    return [
+        {
+            name: 0.1 * normal(*value.shape, seed=10 * step + i)
+            for i, (name, value) in enumerate(params.items())
+        }
+        for step in range(steps)
+    ]
+
+
+def with_grad(params: Params) -> Params:
+    return {name: value.clone().requires_grad_() for name, value in params.items()}
+
+
+def meta_params(learner: MAML | MetaSGD, seed: int = 0, params: Params | None = None) -> MetaParams:
     """Return parameters and step sizes of order 0.1 that all differ, so that no mix-up goes unseen."""
-    params = initial_params(seed)
+    params = initial_params(seed) if params is None else params
     learned = learner.initial_step_sizes(params, generator(seed))
     step_sizes = {
         name: value + 0.05 * normal(*value.shape, seed=seed + 7 + i)

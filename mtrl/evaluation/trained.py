@@ -1,0 +1,226 @@
+"""How a finished or running run adapts to unseen tasks, from the newest checkpoint in its directory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtrl.agents.gradient import FrozenAgent, GradientAgent
+from mtrl.checkpoint import CheckpointStore
+from mtrl.config import check_at_least, check_positive, from_toml
+from mtrl.envs.batched import BatchedFamily
+from mtrl.envs.family import FewShotFamily
+from mtrl.envs.registry import family_spec
+from mtrl.envs.task import Task
+from mtrl.errors import MtrlError, UsageError
+from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
+from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
+from mtrl.manifest import read_manifest
+from mtrl.meta.kinds import check_device, get_kind
+from mtrl.meta.parameters import MetaParams
+from mtrl.meta.reinforcement import ReinforcementConfig, build_policy, reinforcement_family
+from mtrl.meta.supervised import SupervisedConfig, build_regressor, few_shot_family
+from mtrl.runs import CHECKPOINTS, CONFIG, MANIFEST
+from mtrl.seeding import numpy_generator, torch_generator
+
+__all__ = ["EvaluationSettings", "Scores", "TrainedRun", "anchor_scores", "load_run"]
+
+Scores = NDArray[np.float64]
+"""One score per task and number of adaptation steps, (tasks, steps + 1)."""
+
+
+@runtime_checkable
+class Anchored(Protocol):
+    """A family that knows how far from nothing and from the best a return is."""
+
+    def standing_still_returns(self, tasks: Sequence[Task]) -> Scores:
+        """Return each task's return when nothing is done."""
+
+    def oracle_returns(self, tasks: Sequence[Task]) -> Scores:
+        """Return each task's highest return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How runs are evaluated; what is left out is as in the run's own training."""
+
+    steps: int | None = None
+    """Adaptation steps; the run's own test_steps if left out."""
+    tasks: int = 200
+    """Unseen tasks, drawn from the family's test split."""
+    shots: int | None = None
+    """Support points per task in a supervised run; the run's own number if left out."""
+    episodes: int | None = None
+    """Episodes per task and step in a reinforcement-learning run; the run's own number if left out."""
+    seed: int = 0
+    """Of tasks and noise: every run evaluated with it meets the same."""
+    device: str = "cpu"
+    """Torch device."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "seed")
+        check_positive(self, "steps", "tasks", "shots", "episodes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """What meta-training made.
+
+    Attributes:
+        directory: of the run.
+        config: its settings.
+        meta: the meta-parameters of its newest good checkpoint.
+        iteration: meta-iterations done by then.
+    """
+
+    directory: Path
+    config: SupervisedConfig | ReinforcementConfig
+    meta: MetaParams
+    iteration: int
+
+    @property
+    def family(self) -> BatchedFamily | FewShotFamily:
+        """The task family that it was trained on."""
+        if isinstance(self.config, SupervisedConfig):
+            return few_shot_family(self.config.family, self.config.preset)
+        return reinforcement_family(self.config)
+
+    @property
+    def score_name(self) -> str:
+        """What a score is, and in which direction it is good."""
+        if isinstance(self.config, SupervisedConfig):
+            return "mean squared error (lower is better)"
+        return "undiscounted return (higher is better)"
+
+    @property
+    def task_setting(self) -> dict[str, Any]:
+        """What decides which tasks it meets: only runs that agree in it can be compared."""
+        family, preset = self.config.family, self.config.preset
+        options = getattr(self.config, "family_options", {})
+        preset = next(iter(family_spec(family).presets)) if preset is None else preset
+        return {"family": family, "preset": preset, "family_options": options}
+
+    def complete(self, settings: EvaluationSettings) -> EvaluationSettings:
+        """Return `settings` with what was left out filled in from the run's own training.
+
+        Raises:
+            UsageError: a setting has no meaning for this kind of run, or the device is not there.
+        """
+        check_device(settings.device)
+        steps = settings.steps or self.config.test_steps
+        if isinstance(self.config, SupervisedConfig):
+            if settings.episodes is not None:
+                raise UsageError("episodes is for reinforcement-learning runs; this takes shots")
+            return replace(settings, steps=steps, shots=settings.shots or self.config.shots)
+        if settings.shots is not None:
+            raise UsageError("shots is for supervised runs; this one takes episodes")
+        episodes = settings.episodes or self.config.episodes_per_task
+        return replace(settings, steps=steps, episodes=episodes)
+
+    def unseen_tasks(self, settings: EvaluationSettings) -> list[Task]:
+        """Draw tasks of the test split; runs on the same family get the same."""
+        return self.family.sample(
+            settings.tasks, numpy_generator(settings.seed, "evaluation tasks"), "test"
+        )
+
+    def scores(
+        self, tasks: Sequence[Task], settings: EvaluationSettings, *, adapting: bool = True
+    ) -> Scores:
+        """Measure the score of every task after 0, 1, ... steps of adaptation.
+
+        Runs given the same tasks and settings meet the same noise, so that their scores pair up.
+        Without `adapting`, the meta-learned parameters are left as they are: the baseline.
+
+        Raises:
+            UsageError: a setting has no meaning for this kind of run, or the device is not there.
+            MtrlError: adaptation diverged on a task, so that there is no mean to state.
+        """
+        complete = self.complete(settings)
+        on_device = {name: value.to(settings.device) for name, value in self.meta.named().items()}
+        meta = MetaParams.from_named(on_device)
+        if isinstance(self.config, SupervisedConfig):
+            return _finite(_errors(self.config, meta, tasks, complete, adapting))
+        return _finite(_returns(self.config, meta, tasks, complete, adapting))
+
+
+def load_run(directory: Path | str) -> TrainedRun:
+    """Return the run in `directory`.
+
+    Raises:
+        UsageError: there is no run.
+        MtrlError: it has no checkpoint yet, or none that is good.
+    """
+    directory = Path(directory)
+    if not (directory / MANIFEST).exists():
+        raise UsageError(f"no run in {directory}; `mtrl train` makes one")
+    kind = get_kind(read_manifest(directory / MANIFEST)["kind"])
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).load()
+    prefix = "meta/"
+    named = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
+    return TrainedRun(
+        directory=directory,
+        config=from_toml(kind.config, directory / CONFIG),
+        meta=MetaParams.from_named(named),
+        iteration=checkpoint.step,
+    )
+
+
+def anchor_scores(
+    family: BatchedFamily | FewShotFamily, tasks: Sequence[Task], steps: int
+) -> dict[str, Scores]:
+    """Return by name what needs no learner, if the family knows: doing nothing, and the best."""
+    if not isinstance(family, Anchored):
+        return {}
+    still, best = family.standing_still_returns(tasks), family.oracle_returns(tasks)
+    return {
+        name: np.repeat(returns[:, None], steps + 1, axis=1)
+        for name, returns in (("standing still", still), ("best possible", best))
+    }
+
+
+def _finite(scores: Scores) -> Scores:
+    diverged = (~np.isfinite(scores)).sum(0)
+    for steps, tasks in enumerate(diverged.tolist()):
+        if tasks:
+            raise MtrlError(
+                f"adaptation diverged on {tasks} of {len(scores)} tasks by step {steps}; "
+                f"evaluate with fewer steps than {steps}, or train longer or with more inner steps"
+            )
+    return scores
+
+
+def _errors(
+    config: SupervisedConfig,
+    meta: MetaParams,
+    tasks: Sequence[Task],
+    settings: EvaluationSettings,
+    adapting: bool,
+) -> Scores:
+    family = few_shot_family(config.family, config.preset)
+    how = build_regressor(config, family)
+    protocol = FewShotProtocol(shots=settings.shots or 0, steps=settings.steps or 0)
+    generator = torch_generator(settings.seed, "evaluation points", settings.device)
+    errors = few_shot_errors(how, meta, family, tasks, protocol, generator)
+    return errors if adapting else np.repeat(errors[:, :1], errors.shape[1], axis=1)
+
+
+def _returns(
+    config: ReinforcementConfig,
+    meta: MetaParams,
+    tasks: Sequence[Task],
+    settings: EvaluationSettings,
+    adapting: bool,
+) -> Scores:
+    family = reinforcement_family(config)
+    agent_type = GradientAgent if adapting else FrozenAgent
+    agent = agent_type(build_policy(config, family), meta, config.advantages)
+    protocol = AdaptationProtocol(episodes=settings.episodes or 0, steps=settings.steps or 0)
+    generator = torch_generator(settings.seed, "evaluation episodes", settings.device)
+    return adaptation_returns(agent, family, tasks, protocol, generator)

@@ -1,0 +1,58 @@
+"""What a reproduction consists of, as data: what is trained, how it is tested, what was published."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mtrl.evaluation.trained import EvaluationSettings
+from mtrl.meta.reinforcement import ReinforcementConfig
+from mtrl.meta.supervised import SupervisedConfig
+from mtrl.reproduce.published import Published
+
+__all__ = ["Column", "Config", "Experiment"]
+
+Config = SupervisedConfig | ReinforcementConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the table: how runs are tested, and after how many steps the score is read."""
+
+    settings: EvaluationSettings
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A published table and everything that is done to fill it anew.
+
+    Attributes:
+        title: of the page.
+        paper: whose table it is.
+        score: what a number in it is.
+        better: which way a score is good.
+        rows: what the rows are, for the table's head.
+        trainings: row to learner to configuration; learners in the order of the figure.
+        columns: column to how it is measured.
+        published: the paper's numbers.
+        target: the learner that has to be at or better than its published numbers and, where there
+            is another learner, better than that one.
+        protocol: what was done, in sentences.
+        choices: what the paper does not specify and what was taken, in sentences.
+        unconfirmed: (row, column) of published numbers that are quoted from memory.
+        scaled_down: in a quick run, what was cut.
+    """
+
+    title: str
+    paper: str
+    score: str
+    better: Literal["lower", "higher"]
+    rows: str
+    trainings: Mapping[str, Mapping[str, Config]]
+    columns: Mapping[str, Column]
+    published: Published
+    target: str
+    protocol: tuple[str, ...]
+    choices: tuple[str, ...]
+    unconfirmed: Collection[tuple[str, str]] = ()
+    scaled_down: str = ""

@@ -1,0 +1,303 @@
+"""What a reproduction writes: a page in Markdown, all its numbers as CSV, a figure."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mtrl.evaluation.statistics import Interval, PairedDifference
+from mtrl.figures import comparison_grid
+from mtrl.progress import format_duration
+from mtrl.reproduce.experiment import Experiment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Cell",
+    "Part",
+    "Record",
+    "Results",
+    "draw_figure",
+    "is_met",
+    "render_page",
+    "render_scores",
+]
+
+QUICK = "scaled-down run"
+DAGGER = "†"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Our numbers in one cell of the table.
+
+    Attributes:
+        row: label of the row.
+        column: label of the column.
+        ours: learner to its mean score with a 95 % interval over test tasks.
+        differences: each other learner's score minus the target learner's, on identical tasks.
+        tasks: number of test tasks.
+    """
+
+    row: str
+    column: str
+    ours: Mapping[str, Interval]
+    differences: Mapping[str, PairedDifference]
+    tasks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All cells, and by row the scores that need no learner, where the family knows them."""
+
+    cells: Sequence[Cell]
+    anchors: Mapping[str, Mapping[str, float]]
+
+    def met(self, experiment: Experiment) -> list[bool]:
+        """Return for each cell whether the target is met."""
+        return [is_met(experiment, cell) for cell in self.cells]
+
+
+class Part(NamedTuple):
+    """A training, the time that it took, and whether it was found finished."""
+
+    name: str
+    seconds: float
+    found: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How the numbers were made."""
+
+    name: str
+    stem: str
+    quick: bool
+    command: str
+    commit: str
+    versions: Mapping[str, str]
+    cpus: int
+    processes: int
+    parts: Sequence[Part]
+    test_seconds: float
+    total_seconds: float
+
+
+def is_met(experiment: Experiment, cell: Cell) -> bool:
+    """Return whether the target learner is at or better than published, and better than the others.
+
+    Better than another means that the whole paired interval lies on the good side of zero.
+    """
+    sign = 1 if experiment.better == "lower" else -1
+    ours = cell.ours[experiment.target].estimate
+    paper = experiment.published[experiment.target][cell.row, cell.column].estimate
+    ahead = all(
+        min(sign * difference.low, sign * difference.high) > 0
+        for difference in cell.differences.values()
+    )
+    return sign * ours <= sign * paper and ahead
+
+
+def render_page(experiment: Experiment, results: Results, record: Record) -> str:
+    """Return the page."""
+    sections = [
+        f"# {experiment.title}" + f" ({QUICK})" * record.quick,
+        _quick_notice(experiment, record),
+        f"Source of the published numbers: {experiment.paper}.",
+        _verdict(experiment, results, record),
+        _table(*_comparison(experiment, results, record)),
+        _notes(experiment, results),
+        f"![Published and our numbers{f', {QUICK}' * record.quick}]({record.stem}.png)",
+        _anchors(experiment, results),
+        "## Protocol",
+        _bullets(experiment.protocol),
+        "## Settings the paper leaves open",
+        _bullets(experiment.choices),
+        "## How this was made",
+        _provenance(record),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def render_scores(experiment: Experiment, results: Results, record: Record) -> str:
+    """Return every number of the page as CSV, in full precision; an unknown bound is left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["reproduction", "run", "row", "column", "learner", "source", "estimate", "low", "high"]
+        + ["tasks"]
+    )
+    run = "quick" if record.quick else "full"
+    for cell in results.cells:
+        where = [record.name, run, cell.row, cell.column]
+        for learner, ours in cell.ours.items():
+            paper = experiment.published[learner].get((cell.row, cell.column))
+            if paper is not None:
+                writer.writerow([*where, learner, "paper", *_numbers(paper), ""])
+            writer.writerow([*where, learner, "ours", *_numbers(ours), cell.tasks])
+        for other, difference in cell.differences.items():
+            name = f"{other} minus {experiment.target}"
+            writer.writerow(
+                [*where, name, "paired difference", *_numbers(_as_interval(difference)), cell.tasks]
+            )
+    for row, anchors in results.anchors.items():
+        for name, value in anchors.items():
+            writer.writerow([record.name, run, row, "", name, "exact", repr(value), "", "", ""])
+    return text.getvalue()
+
+
+def draw_figure(experiment: Experiment, results: Results, record: Record) -> "Figure":
+    """Return published and our numbers side by side, a panel for each row of the table."""
+    rows, columns = list(experiment.trainings), list(experiment.columns)
+    cells = {(cell.row, cell.column): cell for cell in results.cells}
+    unknown = Interval(estimate=math.nan, low=math.nan, high=math.nan)
+
+    def table(
+        numbers: Mapping[tuple[str, str], Interval],
+    ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+        found = [[numbers.get((row, column), unknown) for column in columns] for row in rows]
+        return np.array([[(i.estimate, i.low, i.high) for i in line] for line in found])
+
+    learners = next(iter(results.cells)).ours
+    return comparison_grid(
+        {
+            learner: {
+                "paper": table(experiment.published[learner]),
+                "ours": table({key: cell.ours[learner] for key, cell in cells.items()}),
+            }
+            for learner in learners
+        },
+        panels=[f"{experiment.rows}: {row}" for row in rows],
+        columns=columns,
+        ylabel=f"mean {experiment.score} ({experiment.better} is better)",
+        title=experiment.title + f" ({QUICK})" * record.quick,
+    )
+
+
+def _quick_notice(experiment: Experiment, record: Record) -> str:
+    if not record.quick:
+        return ""
+    return (
+        f"> **This is a {QUICK}** (`--quick`): {experiment.scaled_down} "
+        "Its numbers show that everything works; they are not a reproduction and are not judged."
+    )
+
+
+def _verdict(experiment: Experiment, results: Results, record: Record) -> str:
+    if record.quick:
+        return ""
+    met = results.met(experiment)
+    others = list(results.cells[0].differences)
+    ahead = f" and ahead of our {' and '.join(others)} by a paired interval without zero"
+    return (
+        f"**Target met in {sum(met)} of {len(met)} cells**: our {experiment.target} at or better "
+        f"than its published number{ahead if others else ''}."
+    )
+
+
+def _comparison(
+    experiment: Experiment, results: Results, record: Record
+) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of the main table."""
+    first = results.cells[0]
+    head = [experiment.rows, "test"]
+    head += [f"{whose} {learner}" for learner in first.ours for whose in ("paper's", "our")]
+    head += [f"{other} minus {experiment.target}" for other in first.differences]
+    body = []
+    for cell in results.cells:
+        line = [cell.row, cell.column]
+        for learner, ours in cell.ours.items():
+            line += [_paper(experiment, learner, cell), str(ours)]
+        line += [str(_as_interval(difference)) for difference in cell.differences.values()]
+        met = "yes" if is_met(experiment, cell) else "no"
+        body.append([*line, "not judged" if record.quick else met])
+    return [*head, "target met"], body
+
+
+def _paper(experiment: Experiment, learner: str, cell: Cell) -> str:
+    key = (cell.row, cell.column)
+    paper = experiment.published[learner].get(key)
+    if paper is None:
+        return "-"
+    mark = DAGGER if key in experiment.unconfirmed else ""
+    spread = "" if math.isnan(paper.high) else f" ± {paper.high - paper.estimate:.2f}"
+    return f"{paper.estimate:.2f}{spread}{mark}"
+
+
+def _notes(experiment: Experiment, results: Results) -> str:
+    tasks = results.cells[0].tasks
+    lines = [
+        (
+            f"Mean {experiment.score} ({experiment.better} is better) over {tasks:,} unseen tasks, with "
+            "the 95 % bootstrap interval over these tasks in brackets. Each number of ours comes from "
+            "one training run; the intervals do not hold what another training seed would change."
+        )
+    ]
+    for other in results.cells[0].differences:
+        sign = "Above" if experiment.better == "lower" else "Below"
+        lines.append(
+            f"{other} minus {experiment.target} is the mean difference over pairs: identical tasks "
+            f"and identical noise. {sign} zero, {experiment.target} is the better one."
+        )
+    if any((cell.row, cell.column) in experiment.unconfirmed for cell in results.cells):
+        lines.append(f"{DAGGER} quoted from memory, not confirmed by a source at hand.")
+    return "\n\n".join(lines)
+
+
+def _anchors(experiment: Experiment, results: Results) -> str:
+    if not results.anchors:
+        return ""
+    learners = list(results.cells[0].ours)
+    body = []
+    for cell in results.cells:
+        low, high = results.anchors[cell.row].values()
+        shares = [(cell.ours[learner].estimate - low) / (high - low) for learner in learners]
+        body.append(
+            [cell.row, cell.column, f"{low:.2f}", f"{high:.2f}", *(f"{s:.1%}" for s in shares)]
+        )
+    names = list(next(iter(results.anchors.values())))
+    head = [experiment.rows, "test", *names, *(f"gap closed by {name}" for name in learners)]
+    return "## Anchors\n\n" + _table(head, body)
+
+
+def _provenance(record: Record) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    found = sum(part.found for part in record.parts)
+    total = f"- Total time: {format_duration(record.total_seconds)}"
+    if found:
+        total += f", without the {found} of {len(record.parts)} trainings that were found finished"
+    facts = [
+        f"- Command: `{record.command}`" + f" ({QUICK})" * record.quick,
+        f"- Commit: {record.commit}",
+        f"- Versions: {versions}",
+        f"- CPU cores: {record.cpus}; trainings at a time: {record.processes}, one thread each",
+        total,
+    ]
+    times = [
+        [part.name, format_duration(part.seconds), "found finished" if part.found else "trained"]
+        for part in record.parts
+    ]
+    times.append(["testing and intervals", format_duration(record.test_seconds), ""])
+    return "\n".join(facts) + "\n\n" + _table(["part", "time", ""], times)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _as_interval(difference: PairedDifference) -> Interval:
+    return Interval(estimate=difference.mean, low=difference.low, high=difference.high)
+
+
+def _numbers(value: Interval) -> list[str]:
+    return ["" if math.isnan(x) else repr(x) for x in (value.estimate, value.low, value.high)]

@@ -1,0 +1,186 @@
+"""TRPO on meta-parameters against dense matrices and autograd through the inner loop."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_policy import POLICY, policy_meta, samples
+from tiny_regression import EXACT
+from torch import Tensor
+from torch.testing import assert_close
+
+from mtrl.meta.inner import adapt, expand_to_tasks
+from mtrl.meta.maml import MAML
+from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.objectives import PolicyBatch, policy_loss, surrogate_loss
+from mtrl.meta.outer import TRPO
+from mtrl.meta.parameters import MetaParams
+from mtrl.meta.trust_region import GradientAdaptation, _fisher_product, meta_trust_region_step
+from mtrl.nets import Gaussian, Params
+
+LEARNERS = {
+    "parameter": MetaSGD(),
+    "tensor, 2 steps of their own": MetaSGD(granularity="tensor", per_step=True, inner_steps=2),
+    "layer, positive, 2 steps": MetaSGD(
+        granularity="layer", positive=True, inner_steps=2, later_step_scale=0.5
+    ),
+    "scalar, first order": MetaSGD(granularity="scalar", first_order=True, inner_steps=2),
+    "frozen trunk": MetaSGD(adapted=("layers.1", "log_std")),
+    "MAML": MAML(step_size=0.2, inner_steps=2),
+    "MAML, first order": MAML(step_size=0.2, first_order=True),
+}
+each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+
+
+class Problem:
+    """One meta-batch, and its adaptation written with autograd."""
+
+    def __init__(self, learner: MAML | MetaSGD) -> None:
+        self.how = GradientAdaptation(POLICY, learner)
+        self.meta = policy_meta(learner)
+        self.supports = [samples(self.meta.params, 10 * i) for i in range(learner.inner_steps)]
+        self.query = samples(self.adapted(self.meta.flat()), 50)
+
+    def adapted(self, vector: Tensor) -> Params:
+        meta, learner = self.meta.like(vector), self.how.learner
+        return adapt(
+            expand_to_tasks(meta.params, 2),
+            learner.step_sizes(meta.step_sizes, meta.params, len(self.supports)),
+            policy_loss(POLICY, self.how.objective),
+            self.supports,
+            first_order=learner.first_order,
+        )
+
+    def policy(self, vector: Tensor) -> Gaussian:
+        return POLICY(self.adapted(vector), self.query.observations)
+
+    def kl(self, vector: Tensor) -> Tensor:
+        with torch.no_grad():
+            old = self.policy(self.meta.flat())
+        return (old.kl(self.policy(vector)) * self.query.valid).sum(1).mean()
+
+    def surrogate(self, vector: Tensor) -> Tensor:
+        return surrogate_loss(POLICY, self.adapted(vector), self.query).mean()
+
+    def gradient(self) -> Tensor:
+        vector = self.meta.flat().requires_grad_()
+        return torch.autograd.grad(self.surrogate(vector), vector)[0]
+
+    def fisher(self) -> Tensor:
+        hessian = torch.autograd.functional.hessian(self.kl, self.meta.flat())
+        assert isinstance(hessian, Tensor)
+        return hessian
+
+    def step(self, settings: TRPO) -> tuple[MetaParams, float, float, float]:
+        meta, step = meta_trust_region_step(
+            self.how, self.meta, self.supports, self.query, settings
+        )
+        return meta, step.improvement, step.kl, step.fraction
+
+
+@each_learner
+def test_the_fisher_product_is_the_hessian_of_the_mean_kl(learner: MAML | MetaSGD) -> None:
+    problem = Problem(learner)
+    product = _fisher_product(problem.how, problem.meta, problem.supports, problem.query)
+    size = len(problem.meta.flat())
+    ours = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
+    assert ours.abs().max() > 0.1
+    assert_close(ours, problem.fisher(), rtol=0, atol=1e-10)
+
+
+@each_learner
+def test_the_step_is_the_natural_gradient_of_the_adapted_policies(
+    learner: MAML | MetaSGD,
+) -> None:
+    problem = Problem(learner)
+    settings = TRPO(max_kl=0.01, damping=0.1, cg_iterations=60)
+    meta, improvement, kl, fraction = problem.step(settings)
+    gradient = problem.gradient()
+    identity = torch.eye(len(gradient), dtype=torch.float64)
+    direction = torch.linalg.solve(problem.fisher() + settings.damping * identity, gradient)
+    full = direction * torch.sqrt(2 * settings.max_kl / (gradient @ direction))
+    expected = problem.meta.flat() - fraction * full
+    assert fraction > 0
+    assert_close(meta.flat(), expected, rtol=0, atol=1e-9)
+    # What the step reports is what the new meta-parameters do.
+    before, after = (problem.surrogate(m.flat()).item() for m in (problem.meta, meta))
+    assert_close(improvement, before - after, **EXACT)
+    assert_close(kl, problem.kl(meta.flat()).item(), **EXACT)
+    assert 0 < kl <= settings.max_kl
+    assert improvement > 0
+
+
+def test_the_radius_bounds_the_step() -> None:
+    problem = Problem(MetaSGD())
+    kls = [problem.step(TRPO(max_kl=radius))[2] for radius in (1e-4, 1e-3, 1e-2)]
+    for kl, radius in zip(kls, (1e-4, 1e-3, 1e-2), strict=True):
+        assert 0.2 * radius < kl <= radius
+
+
+def test_adapting_for_acting_gives_the_linearised_point() -> None:
+    problem = Problem(MetaSGD(inner_steps=2))
+    acting = problem.how.adapt(problem.meta, problem.supports)
+    linear = problem.how.linearize(problem.meta, problem.supports).adapted
+    assert_close(acting, linear, **EXACT)
+    assert not any(value.requires_grad for value in acting.values())
+
+
+def test_both_inner_objectives_adapt_alike_but_bend_differently() -> None:
+    # Rothfuss et al. 2019: the same gradient where the samples were taken, another Hessian.
+    problem = Problem(MetaSGD())
+    ratio = replace(problem.how, objective="ratio")
+    adapted = problem.how.adapt(problem.meta, problem.supports)
+    assert_close(ratio.adapt(problem.meta, problem.supports), adapted, **EXACT)
+    vector = torch.ones_like(problem.meta.flat())
+    products = [
+        _fisher_product(how, problem.meta, problem.supports, problem.query)(vector)
+        for how in (problem.how, ratio)
+    ]
+    assert (products[0] - products[1]).abs().max() > 1e-3
+
+
+def test_the_curvature_may_use_a_share_of_the_samples() -> None:
+    problem = Problem(MetaSGD())
+    whole, half = (problem.step(TRPO(curvature_fraction=share)) for share in (1.0, 0.5))
+    assert (whole[0].flat() - half[0].flat()).abs().max() > 1e-4
+    every_second = [support.every(2) for support in problem.supports]
+    product = _fisher_product(problem.how, problem.meta, every_second, problem.query.every(2))
+    vector = problem.gradient()
+    assert_close(product(vector) @ vector, vector @ product(vector), **EXACT)
+
+
+def test_a_query_without_advantages_changes_nothing() -> None:
+    problem = Problem(MetaSGD())
+    problem.query = replace(problem.query, weights=torch.zeros_like(problem.query.weights))
+    meta, improvement, kl, fraction = problem.step(TRPO())
+    assert (improvement, kl, fraction) == (0.0, 0.0, 0.0)
+    assert_close(meta.flat(), problem.meta.flat(), rtol=0, atol=0)
+
+
+def test_a_parameter_that_the_policy_does_not_use_is_left_alone() -> None:
+    learner = MetaSGD()
+    problem = Problem(learner)
+    meta, *_ = problem.step(TRPO())
+    spare = torch.ones(3, dtype=torch.float64)
+    problem.meta = MetaParams(
+        problem.meta.params | {"value_head": spare},
+        problem.meta.step_sizes | {"value_head": 0.1 * spare},
+    )
+    wider, *_ = problem.step(TRPO())
+    assert_close(wider.params["value_head"], spare, rtol=0, atol=0)
+    assert_close({name: wider.params[name] for name in meta.params}, meta.params, **EXACT)
+
+
+def test_padding_takes_no_part() -> None:
+    problem = Problem(MetaSGD())
+    expected, *_ = problem.step(TRPO())
+
+    def poisoned(batch: PolicyBatch) -> PolicyBatch:
+        observations = batch.observations.clone()
+        observations[1, -2:] = 9.0
+        return replace(batch, observations=observations)
+
+    problem.supports = [poisoned(support) for support in problem.supports]
+    problem.query = poisoned(problem.query)
+    actual, *_ = problem.step(TRPO())
+    assert_close(actual.flat(), expected.flat(), rtol=0, atol=1e-10)
