@@ -1,7 +1,7 @@
 """Acrobot: swing the tip of a two-link arm above a bar by torque on the middle joint.
 
 The dynamics of Gymnasium's `Acrobot-v1` (Sutton 1996, with the equations of Sutton and Barto's
-book), to the last bit on the CPU: reward -1 per step, 0 at the one that ends above the bar, where
+book), but that Gymnasium squares by pow(), whose last bit may differ from a product's: reward -1 per step, 0 at the one that ends above the bar, where
 the episode terminates. The state is both angles (the second relative to the first, 0 hanging) and
 their speeds, the observation the cosine and sine of each angle and the speeds. Gymnasium fixes
 gravity at 9.8 m/s^2, and the bar at the height of one metre whatever the links' lengths.
@@ -98,8 +98,8 @@ class Acrobot(PhysicsFamily):
     def attributes(self, task: Task) -> dict[str, Any]:
         """Return Gymnasium's attributes, which are constants of its class."""
         values: dict[str, Any] = {name.upper(): value for name, value in task.params.items()}
-        torque = values.pop("TORQUE")
-        return {**values, "dt": values.pop("DT"), "AVAIL_TORQUE": [-torque, 0.0, torque]}
+        torque, dt = values.pop("TORQUE"), values.pop("DT")
+        return {**values, "dt": dt, "AVAIL_TORQUE": [-torque, 0.0, torque]}
 
     def reset(self, params: Mapping[str, Array], noise: Array) -> Array:
         """Return states close to hanging at rest, in float32 as Gymnasium's."""

@@ -1,6 +1,6 @@
 """Pendulum: swing up and balance, with a torque too weak to do it at once.
 
-The dynamics of Gymnasium's `Pendulum-v1`, to the last bit on the CPU: the cost is
+The states are those of Gymnasium's `Pendulum-v1` to the last bit on the CPU. The cost is
 angle^2 + 0.1 speed^2 + 0.001 torque^2 of the state and torque before the step, with the angle in
 [-pi, pi) and 0 upright. The state is (angle, speed) in radians, the observation (cos, sin, speed).
 An episode never terminates.

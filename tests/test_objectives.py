@@ -153,15 +153,34 @@ def test_factors_outside_zero_to_one_are_refused(name: str, value: float) -> Non
 # A share of the samples
 
 
+def kept_samples(thin: PolicyBatch, whole: PolicyBatch) -> list[int]:
+    """Return the indices in `whole` of the samples of `thin`, by the first task's observations."""
+    rows = whole.observations[0].tolist()
+    return [rows.index(row) for row in thin.observations[0].tolist()]
+
+
 def test_one_in_three_samples_stand_for_all() -> None:
-    thin = batch().every(3)
     whole = batch()
-    assert_close(thin.observations, whole.observations[:, ::3], rtol=0, atol=0)
+    thin = whole.every(3)
+    kept = kept_samples(thin, whole)
+    # One of each three in a row, and not always at the same place, which would be the same time of day.
+    assert [index // 3 for index in kept] == list(range(whole.weights.shape[1] // 3))
+    assert {index % 3 for index in kept} == {0, 1, 2}
     assert_close(thin.valid.sum(1), torch.ones(TASKS).double(), **EXACT)
     # Where every sample has the same weight, so has every one that is kept.
-    kept = (whole.valid[:, ::3] > 0).sum(1, keepdim=True)
-    advantage = whole.weights[:, ::3] / whole.valid.max(1, keepdim=True).values
-    assert_close(thin.weights, advantage / kept, **EXACT)
+    count = (whole.valid[:, kept] > 0).sum(1, keepdim=True)
+    advantage = whole.weights[:, kept] / whole.valid.max(1, keepdim=True).values
+    assert_close(thin.weights, advantage / count, **EXACT)
+
+
+def test_a_task_without_kept_samples_counts_nothing() -> None:
+    whole = batch()
+    ended = torch.zeros_like(whole.valid)
+    ended[:, 1] = 1.0
+    thin = replace(whole, valid=ended, weights=whole.weights * ended).every(3)
+    assert 1 not in kept_samples(thin, whole)
+    assert_close(thin.valid, torch.zeros_like(thin.valid), rtol=0, atol=0)
+    assert_close(thin.weights, torch.zeros_like(thin.weights), rtol=0, atol=0)
 
 
 def test_all_samples_are_kept_by_a_stride_of_one() -> None:

@@ -226,8 +226,8 @@ def errors_after(directory: Path, learner: MetaSGD | MAML, seed: int) -> list[fl
         preset="meta-sgd",
         learner=learner,
         learning_rate=1e-2,
-        iterations=200,
-        evaluate_every=200,
+        iterations=300,
+        evaluate_every=300,
         test_tasks=300,
         compile="off",
         seed=seed,
@@ -239,11 +239,10 @@ def errors_after(directory: Path, learner: MetaSGD | MAML, seed: int) -> list[fl
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_step_pays_and_meta_sgds_pays_more_than_mamls(tmp_path: Path, seed: int) -> None:
-    # Sinusoids of varying frequency, 300 meta-iterations: about 3.3 before and 1.4 (MAML) or 0.85
+    # Sinusoids of varying frequency, 300 meta-iterations: about 3.3 before and 1.3 (MAML) or 0.85
     # (Meta-SGD) after one step on ten points.
     before, maml = errors_after(tmp_path / "maml", MAML(step_size=0.01), seed)
     untouched, meta_sgd = errors_after(tmp_path / "meta-sgd", MetaSGD(), seed)
-    print(before, maml, untouched, meta_sgd)
     assert maml < 0.7 * before
     assert meta_sgd < 0.4 * untouched
     assert meta_sgd < 0.85 * maml

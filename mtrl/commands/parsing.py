@@ -70,6 +70,9 @@ def _sentence(box: str) -> str:
     if title == "Unrecognized options":
         found = re.search(r"options:\s+(\S+?),?(?:\s|$)", said)
         return _unknown(found[1] if found else said, [line for part in sections for line in part])
+    # An option that does not exist may be the misspelt one that is missing: it comes first.
+    if unknown := [part[1] for part in sections if part[0] == "Unrecognized options:"]:
+        return f"unknown option {unknown[0]}"
     if title == "Required options":
         missing = [found[0] for line in sections[0] if (found := ARGUMENT.match(line))]
         return f"missing {', '.join(missing) or said}"

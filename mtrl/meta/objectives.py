@@ -1,5 +1,6 @@
 """Policy-gradient losses of the inner and the outer loop, per task, and the data that they read."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from mtrl.errors import UsageError
 from mtrl.meta.inner import TaskLoss
-from mtrl.nets import Params
+from mtrl.nets import Gaussian, Params
 from mtrl.returns import (
     discounted_returns,
     fit_linear_baseline,
@@ -24,8 +25,11 @@ __all__ = [
     "PolicyBatch",
     "policy_batch",
     "policy_loss",
+    "surrogate",
     "surrogate_loss",
 ]
+
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 InnerObjective = Literal["likelihood", "ratio"]
 
@@ -69,13 +73,23 @@ class PolicyBatch:
     log_probs: Tensor
 
     def every(self, stride: int) -> "PolicyBatch":
-        """Keep every `stride`-th sample of each task, weighted up so that sums keep their expectation."""
+        """Keep one of every `stride` samples of each task, weighted up so that sums keep their expectation.
+
+        Which one differs from stride to stride: a fixed place would pick the same time steps of every
+        episode where the stride divides the horizon.
+        """
         if stride == 1:
             return self
+        samples = self.weights.shape[1]
+        stride = min(stride, samples)
+        first = torch.arange(0, samples - stride + 1, stride, device=self.weights.device)
+        # Multiples of the golden ratio spread evenly over the places, without a random stream.
+        place = (torch.arange(len(first), device=first.device) * _GOLDEN_RATIO % 1 * stride).long()
         kept = PolicyBatch(
-            *(getattr(self, field.name)[:, ::stride].contiguous() for field in fields(self))
+            *(getattr(self, field.name)[:, first + place].contiguous() for field in fields(self))
         )
-        share = kept.valid.sum(1, keepdim=True)
+        # A task whose episodes ended at once may have none of its few samples kept: it then counts nothing.
+        share = kept.valid.sum(1, keepdim=True).clamp(min=torch.finfo(kept.valid.dtype).tiny)
         return replace(kept, weights=kept.weights / share, valid=kept.valid / share)
 
 
@@ -144,7 +158,12 @@ def policy_loss(policy: Policy, objective: InnerObjective) -> TaskLoss[PolicyBat
     return loss
 
 
+def surrogate(policy: Gaussian, batch: PolicyBatch) -> Tensor:
+    """Return the outer loss per task (tasks,) of action distributions at the batch's observations."""
+    ratio = torch.exp(policy.log_prob(batch.actions) - batch.log_probs)
+    return -(ratio * batch.weights).sum(1)
+
+
 def surrogate_loss(policy: Policy, params: Params, batch: PolicyBatch) -> Tensor:
     """Return the outer loss per task (tasks,): minus the importance-weighted expected advantage."""
-    log_probs = policy(params, batch.observations).log_prob(batch.actions)
-    return -(torch.exp(log_probs - batch.log_probs) * batch.weights).sum(1)
+    return surrogate(policy(params, batch.observations), batch)

@@ -69,6 +69,13 @@ def conjugate_gradient(
     product: Callable[[Tensor], Tensor], target: Tensor, iterations: int
 ) -> Tensor:
     """Solve A x = target for a positive definite A known by `product`, starting from zero."""
+    return _solve(product, target, iterations)[0]
+
+
+def _solve(
+    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Return the solution and the residual target - A x, which conjugate gradients carry along."""
     solution = torch.zeros_like(target)
     residual = target.clone()
     direction = target.clone()
@@ -82,7 +89,7 @@ def conjugate_gradient(
         residual = residual - length * image
         previous, squared = squared, residual @ residual
         direction = residual + squared / previous.clamp(min=tiny) * direction
-    return solution
+    return solution, residual
 
 
 def trust_region_step(
@@ -102,10 +109,11 @@ def trust_region_step(
         settings: see `TRPO`.
     """
     start_loss, gradient = start
-    direction = conjugate_gradient(
+    direction, residual = _solve(
         lambda v: fisher_product(v) + settings.damping * v, gradient, settings.cg_iterations
     )
-    curvature = direction @ (fisher_product(direction) + settings.damping * direction)
+    # direction @ A direction, by A direction = gradient - residual: a product less.
+    curvature = direction @ (gradient - residual)
     if not bool(torch.isfinite(curvature)) or float(curvature) <= 0:
         return TrustRegionStep(point, 0.0, 0.0, 0.0)
     full = direction * torch.sqrt(2 * settings.max_kl / curvature)

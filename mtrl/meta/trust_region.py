@@ -3,8 +3,8 @@
 Finn et al. 2017 update the initialisation so; Li et al. 2017 the initialisation and the step sizes together.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -13,13 +13,17 @@ from mtrl.meta.inner import adapt, expand_to_tasks
 from mtrl.meta.jacobian import Jacobian
 from mtrl.meta.linearized import LinearizedAdaptation, linearize_adaptation
 from mtrl.meta.maml import MetaLearner
-from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate_loss
+from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
 from mtrl.nets import Gaussian, Params
 from mtrl.rollouts import Policy
 
 __all__ = ["GradientAdaptation", "meta_trust_region_step"]
+
+# A chunk's arrays then fit a core's cache and are reused; larger ones go back to the system after every
+# operation, and faulting their pages in again costs as much as the arithmetic.
+SAMPLES_PER_CHUNK = 5000
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,19 @@ class GradientAdaptation:
 
     def adapt(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> Params:
         """Take one inner step per support batch on every task; the result has no graph."""
-        return adapt(
-            expand_to_tasks(meta.params, supports[0].weights.shape[0]),
-            self.learner.step_sizes(meta.step_sizes, meta.params, len(supports)),
-            policy_loss(self.policy, self.objective),
-            supports,
-            first_order=True,
-        )
+        step_sizes = self.learner.step_sizes(meta.step_sizes, meta.params, len(supports))
+        loss = policy_loss(self.policy, self.objective)
+        chunks = [
+            adapt(
+                expand_to_tasks(meta.params, chunk[0].weights.shape[0]),
+                step_sizes,
+                loss,
+                chunk,
+                first_order=True,
+            )
+            for chunk in _task_chunks(supports)
+        ]
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in meta.params}
 
     def linearize(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> LinearizedAdaptation:
         """Take the same steps and keep what products with their derivative need."""
@@ -110,6 +120,18 @@ def _leaves(params: Params) -> Params:
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
+def _task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
+    """Cut batches of the same tasks along the task axis; an accelerator works on all tasks at once."""
+    weights = batches[0].weights
+    tasks, samples = weights.shape
+    size = max(1, SAMPLES_PER_CHUNK // samples) if weights.device.type == "cpu" else tasks
+    for start in range(0, tasks, size):
+        yield [
+            PolicyBatch(*(getattr(batch, f.name)[start : start + size] for f in fields(batch)))
+            for batch in batches
+        ]
+
+
 def _fisher_product(
     how: GradientAdaptation,
     meta: MetaParams,
@@ -120,8 +142,19 @@ def _fisher_product(
 
     At the point where the samples were taken this is the Hessian of the mean KL.
     """
+    tasks = query.valid.shape[0]
+    chunks = [
+        _chunk_fisher_product(how, meta, *chunk) for chunk in _task_chunks([*supports, query])
+    ]
+    return lambda vector: torch.stack([chunk(vector) for chunk in chunks]).sum(0) / tasks
+
+
+def _chunk_fisher_product(
+    how: GradientAdaptation, meta: MetaParams, *batches: PolicyBatch
+) -> Callable[[Tensor], Tensor]:
+    """Return the product with the sum of the tasks' Fisher informations; the last batch is the query."""
+    *supports, query = batches
     derivative = _Derivative(how, meta, supports)
-    weights = query.valid / query.valid.shape[0]
     leaves = _leaves(derivative.adapted)
     with torch.enable_grad():
         distribution = how.policy(leaves, query.observations)
@@ -130,10 +163,25 @@ def _fisher_product(
 
     def product(vector: Tensor) -> Tensor:
         change = Gaussian(*jacobian.push(list(derivative.push(vector).values())))
-        pulled = jacobian.pull(fixed.fisher(change, weights))
+        pulled = jacobian.pull(fixed.fisher(change, query.valid))
         return derivative.pull(dict(zip(leaves, pulled, strict=True)))
 
     return product
+
+
+def _outer_gradient(
+    how: GradientAdaptation, meta: MetaParams, *batches: PolicyBatch
+) -> tuple[Tensor, Tensor, Gaussian]:
+    """Return the sum of the tasks' outer losses, its gradient, and the adapted policies on the query."""
+    *supports, query = batches
+    derivative = _Derivative(how, meta, supports)
+    leaves = _leaves(derivative.adapted)
+    with torch.enable_grad():
+        distribution = how.policy(leaves, query.observations)
+        loss = surrogate(distribution, query).sum()
+    pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    gradient = derivative.pull(dict(zip(leaves, pulled, strict=True)))
+    return loss.detach(), gradient, Gaussian(*(value.detach() for value in distribution))
 
 
 def meta_trust_region_step(
@@ -152,25 +200,21 @@ def meta_trust_region_step(
         query: the batch taken after adaptation.
         settings: see `TRPO`.
     """
-    derivative = _Derivative(how, meta, supports)
-    leaves = _leaves(derivative.adapted)
-    with torch.enable_grad():
-        loss = surrogate_loss(how.policy, leaves, query).mean()
-    pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-    gradient = derivative.pull(dict(zip(leaves, pulled, strict=True)))
-    with torch.no_grad():
-        old = how.policy(derivative.adapted, query.observations)
+    tasks = query.valid.shape[0]
+    chunks = list(_task_chunks([*supports, query]))
+    losses, gradients, old = zip(*(_outer_gradient(how, meta, *c) for c in chunks), strict=True)
 
     @torch.no_grad()
     def evaluate(vector: Tensor) -> tuple[Tensor, Tensor]:
-        adapted = how.adapt(meta.like(vector), supports)
-        new = how.policy(adapted, query.observations)
-        ratio = torch.exp(new.log_prob(query.actions) - query.log_probs)
-        surrogate = -(ratio * query.weights).sum(1).mean()
-        return surrogate, (old.kl(new) * query.valid).sum(1).mean()
+        candidate, total = meta.like(vector), vector.new_zeros(2)
+        for (*support, taken), before in zip(chunks, old, strict=True):
+            after = how.policy(how.adapt(candidate, support), taken.observations)
+            kl = (before.kl(after) * taken.valid).sum()
+            total += torch.stack([surrogate(after, taken).sum(), kl])
+        return total[0] / tasks, total[1] / tasks
 
     thin = round(1 / settings.curvature_fraction)
     fisher = _fisher_product(how, meta, [s.every(thin) for s in supports], query.every(thin))
-    start = (loss.detach(), gradient)
+    start = (torch.stack(losses).sum() / tasks, torch.stack(gradients).sum(0) / tasks)
     step = trust_region_step(meta.flat(), start, fisher, evaluate, settings)
     return meta.like(step.point), step

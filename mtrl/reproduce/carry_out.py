@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl.durable import replace_file, reporting
-from mtrl.errors import MissingExtraError
+from mtrl.errors import MissingExtraError, MtrlError
 from mtrl.evaluation.statistics import interval, paired_difference
 from mtrl.evaluation.trained import TrainedRun, anchor_scores, load_run
 from mtrl.figures import save
@@ -140,7 +140,10 @@ def _scores(experiment: Experiment, run: TrainedRun, seed: int) -> dict[str, NDA
     for column in experiment.columns.values():
         if column.settings not in curves:
             settings = replace(column.settings, seed=seed)
-            curves[column.settings] = run.scores(run.unseen_tasks(settings), settings)
+            try:
+                curves[column.settings] = run.scores(run.unseen_tasks(settings), settings)
+            except MtrlError as error:
+                raise MtrlError(f"testing the run in {run.directory}: {error}") from error
     return {
         name: curves[column.settings][:, column.steps]
         for name, column in experiment.columns.items()

@@ -1,7 +1,7 @@
 """The numbers that the papers print: estimates and the half widths of their 95 % intervals.
 
-Two sources had to stand in for Li et al.'s own tables, reviews that quote them; eight of the
-eighteen regression numbers are less certain than the others (`UNCONFIRMED`).
+Li et al.'s tables are taken from reviews that quote them; eight of the eighteen numbers of their
+regression table are in none of these (`UNCONFIRMED`).
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ META_SGD_REGRESSION: Published = {
 UNCONFIRMED = frozenset(
     {("10-shot", "5-shot"), ("10-shot", "10-shot"), ("20-shot", "5-shot"), ("20-shot", "10-shot")}
 )
-"""Cells of `META_SGD_REGRESSION` whose numbers no source at hand confirms."""
+"""Cells of `META_SGD_REGRESSION` whose two numbers are quoted from memory."""
 
 META_SGD_NAVIGATION: Published = {
     "Meta-SGD": _grid(
