@@ -79,10 +79,10 @@ class _ResetNoise:
         """Return the noise of `slots`, where `episodes` of all slots are those that they begin."""
         if self._width == 0:
             return np.asarray(self._stock[slots, 0])
-        age = episodes.take(slots) - self._first.take(slots)
-        if age.max() >= self.AHEAD:
+        try:
+            noise: NDArray[Any] = self._stock[slots, episodes.take(slots) - self._first.take(slots)]
+        except IndexError:  # the stock of some slot is used up; looking first would cost as much
             return self.begin(episodes)[slots]
-        noise: NDArray[Any] = self._stock[slots, age]
         return noise
 
 

@@ -29,7 +29,9 @@ _FACTORS = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def _shift(words: Array, bits: int) -> Array:
-    # int64 shifts copy the sign bit; the mask makes them logical.
+    if isinstance(words, np.ndarray):
+        return (words.view(np.uint64) >> np.uint64(bits)).view(np.int64)
+    # torch's int64 shifts copy the sign bit; the mask makes them logical.
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 

@@ -50,6 +50,7 @@ class Slots:
         self.tasks: list[Task] = []
         self._task_streams: dict[int, np.random.Generator] = {}
         self.ids: NDArray[np.object_] = np.empty(len(self.sources), dtype=object)
+        self._action_shape = (len(self.sources), *(family.action_space.shape or ()))
         self._env: HostBatch | None = None
 
     def __len__(self) -> int:
@@ -121,10 +122,10 @@ class Slots:
 
     def _checked(self, actions: Any) -> NDArray[Any]:
         space = self.family.action_space
-        array = np.array(actions, dtype=space.dtype)
-        shape = (len(self), *(space.shape or ()))
-        if array.shape != shape:
-            raise self._action_error(0, f"actions of shape {array.shape[1:]}, wanted {shape[1:]}")
+        array = np.asarray(actions, dtype=space.dtype)
+        if array.shape != self._action_shape:
+            wanted = self._action_shape[1:]
+            raise self._action_error(0, f"actions of shape {array.shape[1:]}, wanted {wanted}")
         if isinstance(space, gym.spaces.Discrete):
             # Unsigned, what is below the first action is above all others: one comparison.
             index = array - space.start if space.start else array
