@@ -122,7 +122,7 @@ class Slots:
 
     def _checked(self, actions: Any) -> NDArray[Any]:
         space = self.family.action_space
-        array = np.asarray(actions, dtype=space.dtype)
+        array = np.array(actions, dtype=space.dtype, order="C")
         if array.shape != self._action_shape:
             wanted = self._action_shape[1:]
             raise self._action_error(0, f"actions of shape {array.shape[1:]}, wanted {wanted}")

@@ -33,7 +33,9 @@ def main() -> None:
         )
         for name, config in NAVIGATION_SETTINGS.items()
     }
-    print(f"Meta-training on 2-D navigation: {' and '.join(trainings)}, {ITERATIONS} iterations each")
+    print(
+        f"Meta-training on 2-D navigation: {' and '.join(trainings)}, {ITERATIONS} iterations each"
+    )
     train_all(list(trainings.values()), processes=2)
 
     runs = {name: load_run(training.directory) for name, training in trainings.items()}

@@ -2,7 +2,6 @@
 
 import ctypes
 import re
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,11 +119,3 @@ def _kibibytes(field: str) -> int:
     match = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     assert match is not None
     return int(match[1])
-
-
-def median_range(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
-    """Return `median (lowest to highest)` of `values` times `scale`."""
-    middle, low, high = (
-        f(values) * scale for f in (statistics.median, min, max)
-    )
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"

@@ -5,7 +5,7 @@ TRPO with 10 conjugate-gradient iterations. Each iteration starts from the same 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,13 @@ from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.task import Task
 from mtrl.meta.inner import adapt, expand_to_tasks
 from mtrl.meta.maml import MAML
-from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch, policy_loss, surrogate
+from mtrl.meta.objectives import (
+    AdvantageSettings,
+    PolicyBatch,
+    policy_batch,
+    policy_loss,
+    surrogate,
+)
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
@@ -38,8 +44,10 @@ class Problem:
     episodes: int = 20
     horizon: int = 100
     hidden: tuple[int, ...] = (64, 64)
-    trpo: TRPO = TRPO(max_kl=0.01, cg_iterations=10, damping=1e-5)
-    advantages: AdvantageSettings = AdvantageSettings(discount=0.99, gae_lambda=1.0)
+    trpo: TRPO = field(default_factory=lambda: TRPO(max_kl=0.01, cg_iterations=10, damping=1e-5))
+    advantages: AdvantageSettings = field(
+        default_factory=lambda: AdvantageSettings(discount=0.99, gae_lambda=1.0)
+    )
 
     @property
     def family(self) -> Navigation2D:

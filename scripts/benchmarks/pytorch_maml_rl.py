@@ -9,15 +9,17 @@ import contextlib
 import queue
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from benchmarks.gym_stand_in import TimeLimit, install
 from benchmarks.navigation import Problem
+from torch import Tensor
+
 from mtrl.errors import UsageError
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.parameters import MetaParams
@@ -40,14 +42,13 @@ class Peer:
     """
 
     def __init__(self, path: Path, problem: Problem) -> None:
-        self._problem = problem
+        self.problem = problem
         modules = _modules(path, problem.horizon)
-        self._make = modules["make"]
-        self.env = self._make()
-        self.policy = modules["NormalMLPPolicy"](2, 2, problem.hidden, torch.tanh)
-        self.learner = modules["MAMLTRPO"](self.policy, fast_lr=0.1)
+        self.env = modules.make()
+        self.policy = modules.NormalMLPPolicy(2, 2, problem.hidden, torch.tanh)
+        self.learner = modules.MAMLTRPO(self.policy, fast_lr=0.1)
         self._queues = queue.Queue(), queue.Queue()
-        self._worker = modules["SamplerWorker"](
+        self._worker = modules.SamplerWorker(
             0,
             "2DNavigation-v0",
             {},
@@ -55,7 +56,7 @@ class Peer:
             self.env.observation_space,
             self.env.action_space,
             self.policy,
-            modules["LinearFeatureBaseline"](2),
+            modules.LinearFeatureBaseline(2),
             0,
             None,
             *self._queues,
@@ -65,7 +66,7 @@ class Peer:
 
     def restart(self) -> None:
         """Set the parameters to those that every iteration of every variant starts from."""
-        start = self._problem.start().params.values()
+        start = self.problem.start().params.values()
         # Theirs come in another order: the deviation first.
         *network, log_std = (value.clone() for value in start)
         with torch.no_grad():
@@ -74,8 +75,8 @@ class Peer:
 
     def episodes(self) -> tuple[list[Any], list[Any]]:
         """Return the tasks' episodes before and after adaptation."""
-        gae_lambda, gamma = self._problem.advantages.gae_lambda, self._problem.advantages.discount
-        tasks = self.env.unwrapped.sample_tasks(self._problem.tasks)
+        gae_lambda, gamma = self.problem.advantages.gae_lambda, self.problem.advantages.discount
+        tasks = self.env.unwrapped.sample_tasks(self.problem.tasks)
         for index, task in enumerate(tasks):
             self._worker.envs.reset_task(task)
             self._worker.sample(index, fast_lr=0.1, gamma=gamma, gae_lambda=gae_lambda)
@@ -84,7 +85,7 @@ class Peer:
 
     def update(self, train: Sequence[Any], valid: Sequence[Any]) -> None:
         """Take one TRPO step."""
-        trpo = self._problem.trpo
+        trpo = self.problem.trpo
         self.learner.step(
             [[self._ready(value) for value in train]],
             [self._ready(value) for value in valid],
@@ -106,7 +107,8 @@ class Peer:
         return torch.cat([value.detach().reshape(-1) for value in (*network, log_std)])
 
 
-def _modules(path: Path, horizon: int) -> dict[str, Any]:
+def _modules(path: Path, horizon: int) -> SimpleNamespace:
+    """Import what is needed of the package below `path`."""
     if not (path / "maml_rl" / "metalearners").is_dir():
         raise UsageError(
             f"{path} is no checkout of pytorch-maml-rl: clone "
@@ -114,22 +116,22 @@ def _modules(path: Path, horizon: int) -> dict[str, Any]:
         )
     np.__dict__.setdefault("float_", np.float64)
     torch.lstsq = lambda b, a: (torch.linalg.solve(a, b), None)
-
-    def make(*_: Any, **__: Any) -> TimeLimit:
-        from maml_rl.envs.navigation import Navigation2DEnv
-
-        return TimeLimit(Navigation2DEnv(), horizon)
-
-    install(make)
     if str(path) not in sys.path:
         sys.path.append(str(path))
-    asyncio.set_event_loop(asyncio.new_event_loop())
-    from maml_rl.baseline import LinearFeatureBaseline
-    from maml_rl.metalearners import MAMLTRPO
-    from maml_rl.policies import NormalMLPPolicy
-    from maml_rl.samplers.multi_task_sampler import SamplerWorker
 
-    return {key: value for key, value in locals().items() if key not in ("path", "horizon")}
+    def make(*_: Any, **__: Any) -> TimeLimit:
+        return TimeLimit(import_module("maml_rl.envs.navigation").Navigation2DEnv(), horizon)
+
+    install(make)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    places = {
+        "LinearFeatureBaseline": "maml_rl.baseline",
+        "MAMLTRPO": "maml_rl.metalearners",
+        "NormalMLPPolicy": "maml_rl.policies",
+        "SamplerWorker": "maml_rl.samplers.multi_task_sampler",
+    }
+    found = {name: getattr(import_module(place), name) for name, place in places.items()}
+    return SimpleNamespace(make=make, **found)
 
 
 def iterations(path: Path, problem: Problem) -> Callable[[], None]:
@@ -144,16 +146,13 @@ def iterations(path: Path, problem: Problem) -> Callable[[], None]:
 
 
 def disagreement(path: Path, problem: Problem) -> float:
-    """Return how far our TRPO step points from its, on its own episodes, in float64.
+    """Return how far our TRPO step, in float64, points from its, in float32, on its own episodes.
 
     That is the largest difference of the two changes of the parameters, scaled to length one each, over the
     largest entry. The lengths are left out: its line search measures the KL the other way round.
     """
     peer = Peer(path, problem)
     train, valid = peer.episodes()
-    peer.policy.double()
-    for episodes in (*train, *valid):
-        _to_double(episodes)
     meta = MetaParams({k: v.double() for k, v in problem.start().params.items()}, {})
     before = peer.parameters()
     support, query = (_policy_batch(peer, part) for part in (train, valid))
@@ -164,33 +163,32 @@ def disagreement(path: Path, problem: Problem) -> float:
     _, ours = meta_trust_region_step(problem.how, meta, [support], query, problem.trpo)
     peer.update(train, valid)
     one, other = (
-        torch.nn.functional.normalize(after - before, dim=0)
+        torch.nn.functional.normalize(after.double() - before, dim=0)
         for after in (ours.point, peer.parameters())
     )
     return float((one - other).abs().max() / other.abs().max())
 
 
-def _to_double(episodes: Any) -> None:
-    for name in ("_observations", "_actions", "_rewards", "_advantages"):
-        getattr(episodes, name.removeprefix("_"))  # makes the tensor from its list
-        setattr(episodes, name, getattr(episodes, name).double())
-
-
 def _policy_batch(peer: Peer, tasks: Sequence[Any]) -> PolicyBatch:
     """Merge its episodes: its means are over each episode's steps, then over the episodes."""
-    columns: dict[str, list[Tensor]] = {"observations": [], "actions": [], "weights": [], "valid": []}
+    columns: dict[str, list[Tensor]] = {
+        "observations": [],
+        "actions": [],
+        "weights": [],
+        "valid": [],
+    }
     for episodes in tasks:
         lengths = torch.tensor(episodes.lengths, dtype=torch.float64)
-        steps = torch.arange(peer._problem.horizon).unsqueeze(1)
+        steps = torch.arange(peer.problem.horizon).unsqueeze(1)
         valid = (steps < lengths) / (lengths * len(lengths))
         padded = {
-            "observations": episodes.observations,
-            "actions": episodes.actions,
+            "observations": episodes.observations.double(),
+            "actions": episodes.actions.double(),
             "weights": episodes.advantages * valid[: len(episodes)],
             "valid": valid[: len(episodes)],
         }
         for name, value in padded.items():
-            missing = peer._problem.horizon - len(value)
+            missing = peer.problem.horizon - len(value)
             value = torch.cat([value, value.new_zeros((missing, *value.shape[1:]))])
             columns[name].append(value.flatten(0, 1))
     stacked = {name: torch.stack(values) for name, values in columns.items()}

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.measure import Build
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmarks.measure import Build
 from mtrl.envs.sinusoid import Sinusoid
+from mtrl.errors import UsageError
 from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.gradient import FewShotTensors, MetaGradient
 from mtrl.meta.meta_sgd import MetaSGD
@@ -63,17 +64,29 @@ def _our_step(tasks: int, compiled: bool) -> Callable[[], Any]:
 
 
 def their_learner(meta: MetaParams) -> Any:
-    """Return learn2learn's `MetaSGD` with the parameters and step sizes of `meta`."""
-    sys.path.append(str(TESTS))
-    from peers import load_learn2learn
+    """Return learn2learn's `MetaSGD` with the parameters and step sizes of `meta`.
 
+    Raises:
+        UsageError: learn2learn is not there.
+    """
     linear, relu = torch.nn.Linear, torch.nn.ReLU
     network = torch.nn.Sequential(linear(1, 40), relu(), linear(40, 40), relu(), linear(40, 1))
-    learner = load_learn2learn().MetaSGD(network.to(meta.flat().dtype), lr=STEP_SIZE)
+    learner = _learn2learn().MetaSGD(network.to(meta.flat().dtype), lr=STEP_SIZE)
     with torch.no_grad():
         for theirs, ours in zip(learner.parameters(), meta.named().values(), strict=True):
             theirs.copy_(ours)
     return learner
+
+
+def _learn2learn() -> Any:
+    if str(TESTS) not in sys.path:
+        sys.path.append(str(TESTS))
+    from peers import load_learn2learn
+
+    try:
+        return load_learn2learn()
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
 
 
 def _their_gradient(learner: Any, points: FewShotTensors) -> None:

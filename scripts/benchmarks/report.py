@@ -1,0 +1,120 @@
+"""The benchmark's tables: on the terminal, as CSV and as a page."""
+
+import csv
+import io
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtrl.versions import library_versions
+
+__all__ = ["Agreement", "Row", "csv_text", "page", "table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One variant of one piece of work.
+
+    Attributes:
+        work: what is done.
+        variant: by whom and how.
+        cpu, wall: seconds per step, one value per turn.
+        speedups: how often the processor time goes into the baseline's, one value per turn.
+        memory: peak growth of resident memory during a step, MiB; None if unknown.
+        first: seconds until the first step was done, compilation included.
+    """
+
+    work: str
+    variant: str
+    cpu: Sequence[float]
+    wall: Sequence[float]
+    speedups: Sequence[float]
+    memory: float | None
+    first: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two variants' results are apart, relative to the largest entry."""
+
+    what: str
+    difference: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """False for NaN, too."""
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "agree" if self.holds else "DISAGREE"
+        return f"{self.what}: {verdict}, {self.difference:.1e} (at most {self.tolerance:.0e})"
+
+
+COLUMNS = ("work", "variant", "CPU ms", "wall ms", "speed-up", "memory MiB", "first s")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows in Markdown: medians over the turns, and the range of the speed-up."""
+    cells = [
+        (
+            row.work,
+            row.variant,
+            f"{statistics.median(row.cpu) * 1e3:,.2f}",
+            f"{statistics.median(row.wall) * 1e3:,.2f}",
+            f"{statistics.median(row.speedups):.1f} ({_range(row.speedups)})",
+            "-" if row.memory is None else f"{row.memory:,.1f}",
+            f"{row.first:,.1f}",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    rules = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join(_line(line, widths) for line in (COLUMNS, rules, *cells))
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if i < 2 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return every turn of every row, times in seconds."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["work", "variant", "turn", "cpu_s", "wall_s", "speedup", "memory_mib"])
+    for row in rows:
+        for turn, values in enumerate(zip(row.cpu, row.wall, row.speedups, strict=True)):
+            memory = "" if row.memory is None else f"{row.memory:.1f}"
+            writer.writerow([row.work, row.variant, turn, *(f"{v:.6g}" for v in values), memory])
+    return text.getvalue()
+
+
+def page(command: str, agreements: Sequence[Agreement], rows: Sequence[Row]) -> str:
+    """Return the page: what ran where, whether the results agree, and the table."""
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    return f"""# Adaptation speed
+
+Made by `{command}` with {versions}, on one thread of a machine with {os.cpu_count()} cores.
+`benchmark.csv` has every turn. `docs/benchmarks.md` says what is measured and how.
+
+## The same results
+
+{chr(10).join(f"- {agreement}" for agreement in agreements)}
+
+## Time and memory
+
+Medians over turns that alternate in one process; a speed-up is the median of each turn's ratio (lowest to
+highest). Memory is the growth of resident memory in one step of a fresh process, at its peak. "first s" is
+the wall time until the first step was done, compilation included.
+
+{table(rows)}
+"""
