@@ -45,9 +45,8 @@ class GradientAgent:
         self._rounds = 0
 
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """Sample actions (tasks, episodes, actions) from the policy adapted so far."""
-        size = (*observations.shape[:-1], self._how.policy.action_size)
-        noise = torch.randn(size, generator=generator, device=generator.device)
+        """Sample actions (tasks, episodes, ...) from the policy adapted so far."""
+        noise = self._how.policy.noise(tuple(observations.shape[:-1]), generator)
         return self._how.policy(self._params, observations).sample(noise)
 
     def observe(self, transition: Transition) -> None:
@@ -93,4 +92,4 @@ def _rollout(transitions: list[Transition]) -> Rollout:
         mask=stacked("running"),
         terminated=stacked("terminated"),
         final_observations=transitions[-1].next_observations,
-    )
+    ).trimmed()

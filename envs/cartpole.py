@@ -174,6 +174,11 @@ cartpole = FamilySpec(
             "split_rule": "extrapolation",
             "held_out": {"length": ((0.25, 0.35), (0.8, 1.0))},
         },
+        "wide-extrapolation": {
+            "ranges": _WIDE,
+            "split_rule": "extrapolation",
+            "held_out": {"length": ((0.1, 0.2), (1.5, 2.0))},
+        },
         "gymnasium": {"ranges": {}, "split_rule": "shared"},
         "aqil": {
             "ranges": {"failure_angle": 50.0, "step_limit": NO_LIMIT},

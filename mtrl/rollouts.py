@@ -1,18 +1,24 @@
 """Whole episodes of many tasks at once, as tensors.
 
-Layout: every tensor starts with the axes (tasks, episodes, time). An episode that ends early is followed by
-steps with `mask` 0, which no return, loss or statistic may count.
+Layout: every tensor starts with the axes (tasks, episodes, time). The time axis is as long as the longest
+episode; a shorter one is followed by steps with `mask` 0, which no return, loss or statistic may count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mtrl.nets import Gaussian, Params
+from mtrl.errors import UsageError
+from mtrl.nets import Params
+from mtrl.policies import Policy
 
-__all__ = ["EpisodeBatch", "Policy", "Rollout", "collect"]
+__all__ = ["CHECK_EVERY", "EpisodeBatch", "Rollout", "collect", "episode_steps"]
+
+CHECK_EVERY = 32
+"""Steps between two looks at whether any episode goes on: each waits for an accelerator."""
+_LONGEST = 100_000
 
 
 class EpisodeBatch(Protocol):
@@ -29,31 +35,17 @@ class EpisodeBatch(Protocol):
         """Step every slot; return observations, rewards, terminated and truncated, each (slots, ...)."""
 
 
-class Policy(Protocol):
-    """A stochastic policy as a function of its parameters."""
-
-    @property
-    def action_size(self) -> int:
-        """Dimensions of an action."""
-
-    def initial(self, generator: torch.Generator) -> Params:
-        """Draw shared parameters."""
-
-    def __call__(self, params: Params, observations: Tensor) -> Gaussian:
-        """Return the distribution of actions at observations (tasks, batch, features)."""
-
-
 @dataclass(frozen=True)
 class Rollout:
     """Episodes of several tasks.
 
     Attributes:
         observations: (tasks, episodes, time, features), before each action.
-        actions: (tasks, episodes, time, actions), as sampled; the environment clips them itself.
+        actions: (tasks, episodes, time, ...), as sampled: real numbers (..., actions), or choices.
         rewards: (tasks, episodes, time), 0 after the end.
         mask: (tasks, episodes, time), 1 up to and including the last step of the episode, then 0.
         terminated: (tasks, episodes, time), 1 at the step by which the task itself ended the episode; an
-            episode without one ran into the horizon.
+            episode without one ran out of time.
         final_observations: (tasks, episodes, features), after the last step.
     """
 
@@ -74,9 +66,32 @@ class Rollout:
         """Environment steps taken, all tasks together."""
         return self.mask.sum()
 
+    def trimmed(self) -> "Rollout":
+        """Cut the time axis after the last step of the longest episode; waits for the device."""
+        longest = int(self.mask.sum(-1).max())
+        if longest == self.mask.shape[-1]:
+            return self
+        names = ("observations", "actions", "rewards", "mask", "terminated")
+        return replace(self, **{name: getattr(self, name)[:, :, :longest] for name in names})
+
     def flat(self, value: Tensor) -> Tensor:
         """Merge the episode and time axes of `value`: (tasks, samples, ...)."""
         return value.flatten(1, 2)
+
+
+def episode_steps(horizon: int, limit: int | None) -> int:
+    """Return after how many steps an episode is cut off: the horizon, or `limit` if that is less.
+
+    Raises:
+        UsageError: episodes would be too long to be kept as tensors.
+    """
+    steps = horizon if limit is None else min(horizon, limit)
+    if steps > _LONGEST:
+        raise UsageError(
+            f"an episode may take {steps} steps, too many to keep: "
+            f"set max_episode_steps to {_LONGEST} or less"
+        )
+    return steps
 
 
 @torch.no_grad()
@@ -87,6 +102,7 @@ def collect(
     *,
     shape: tuple[int, int],
     generator: torch.Generator,
+    max_episode_steps: int | None = None,
 ) -> Rollout:
     """Run one episode in every slot of `env` with `policy`.
 
@@ -96,30 +112,35 @@ def collect(
         params: shared parameters or one set per task.
         shape: (tasks, episodes).
         generator: for the actions' noise and the episodes' seeds.
+        max_episode_steps: cut episodes off here, if the environment does not do so before.
+
+    Raises:
+        UsageError: episodes may go on for too long, and nothing cuts them off.
     """
     tasks, episodes = shape
     slots, device = tasks * episodes, generator.device
+    horizon = episode_steps(env.horizon, max_episode_steps)
     seeds = torch.randint(2**62, (slots,), generator=generator, device=device)
-    noise = torch.randn(
-        (env.horizon, tasks, episodes, policy.action_size), generator=generator, device=device
-    )
+    noise = policy.noise((horizon, tasks, episodes), generator)
     observation = env.reset(seeds)
     running = torch.ones(slots, device=device)
     history: dict[str, list[Tensor]] = {key: [] for key in ("obs", "act", "rew", "mask", "term")}
-    for step in range(env.horizon):
+    for step in range(horizon):
+        if step and step % CHECK_EVERY == 0 and not running.any():
+            break
         history["obs"].append(observation)
         action = policy(params, observation.view(tasks, episodes, -1)).sample(noise[step])
-        observation, reward, terminated, _ = env.step(action.view(slots, -1))
-        ended = terminated.to(running.dtype)
-        history["act"].append(action.view(slots, -1))
+        action = action.flatten(0, 1)
+        observation, reward, terminated, truncated = env.step(action)
+        history["act"].append(action)
         history["rew"].append(reward.to(running.dtype).masked_fill(running == 0, 0.0))
         history["mask"].append(running)
-        history["term"].append(ended * running)
-        running = running * (1 - ended)
+        history["term"].append(terminated * running)
+        running = running.masked_fill(terminated | truncated, 0.0)
 
     def stacked(key: str) -> Tensor:
         rows = torch.stack(history[key], dim=1)
-        return rows.view(tasks, episodes, env.horizon, *rows.shape[2:])
+        return rows.view(tasks, episodes, *rows.shape[1:])
 
     return Rollout(
         observations=stacked("obs"),
@@ -128,4 +149,4 @@ def collect(
         mask=stacked("mask"),
         terminated=stacked("term"),
         final_observations=observation.view(tasks, episodes, -1),
-    )
+    ).trimmed()

@@ -186,3 +186,63 @@ def test_contradictions_are_refused_by_name(options: dict[str, Any], message: st
 def test_a_prefix_that_matches_nothing_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(UsageError, match="'head'; there are layers.0.weight, "):
         MetaSGD(adapted=("head",)).initial_step_sizes(initial_params(), generator())
+
+
+# Ranges and units by prefix
+
+
+def test_a_prefix_has_a_range_of_its_own_and_the_rest_keeps_theirs() -> None:
+    learner = MetaSGD(
+        initial_step_size=(0.1, 0.2),
+        initial_by_prefix={"layers.1": (2.0, 2.0), "layers.1.bias": (5.0, 7.0)},
+    )
+    learned = learner.initial_step_sizes(initial_params(), generator(3))
+    share = (learned["layers.0.weight"].flatten()[0] - 0.1) / 0.1
+    assert_close(learned["layers.1.weight"], torch.full_like(learned["layers.1.weight"], 2.0))
+    # The longest prefix decides, and one draw places every range.
+    assert_close(learned["layers.1.bias"], torch.full_like(learned["layers.1.bias"], 5 + 2 * share))
+    assert_close(
+        learned["layers.0.bias"], torch.full_like(learned["layers.0.bias"], 0.1 + 0.1 * share)
+    )
+
+
+def test_a_unit_changes_what_an_update_does_and_not_what_step_sizes_do() -> None:
+    plain = MetaSGD(initial_step_size=(0.3, 0.3))
+    scaled = MetaSGD(initial_step_size=(0.3, 0.3), unit=10.0, unit_by_prefix={"layers.1": 100.0})
+    start, params = initial_params(), initial_params()
+    stored = scaled.initial_step_sizes(start, generator(0))
+    acting = scaled.step_sizes(stored, params, 1)[0]
+    expected = plain.step_sizes(plain.initial_step_sizes(start, generator(0)), params, 1)[0]
+    for name, value in expected.items():
+        assert_close(acting[name], value)
+        unit = 100.0 if name.startswith("layers.1") else 10.0
+        assert_close(stored[name] * unit, value)
+        # Moving what is stored by one moves the step size by its unit.
+        moved = scaled.step_sizes({**stored, name: stored[name] + 1}, params, 1)[0]
+        assert_close(moved[name] - acting[name], torch.full_like(value, unit))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial_by_prefix": {"layers": (2.0, 1.0)}}, "initial_by_prefix of layers must be"),
+        ({"unit": 0.0}, "the unit of step sizes must be positive, got 0.0"),
+        ({"unit_by_prefix": {"layers": -1.0}}, "must be positive, got -1.0 for layers"),
+        ({"unit": 2.0, "positive": True}, "positive learns logarithms, which have no unit"),
+        (
+            {"granularity": "scalar", "unit_by_prefix": {"layers": 2.0}},
+            "granularity is scalar, so all parameters share one step size",
+        ),
+    ],
+)
+def test_senseless_ranges_and_units_are_refused_by_name(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        MetaSGD(**options)
+
+
+def test_a_range_for_no_parameter_is_refused_with_the_names_there_are() -> None:
+    learner = MetaSGD(initial_by_prefix={"log_stdd": (1.0, 1.0)})
+    with pytest.raises(UsageError, match="starts with 'log_stdd': layers.0.weight"):
+        learner.initial_step_sizes(initial_params(), generator(0))

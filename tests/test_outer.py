@@ -191,3 +191,12 @@ def test_without_a_usable_gradient_nothing_moves(slope: float) -> None:
 def test_senseless_settings_are_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TRPO(**options)
+
+
+def test_the_radius_goes_geometrically_from_the_first_to_the_last() -> None:
+    settings = TRPO(max_kl=0.1, final_max_kl=0.001)
+    radii = [settings.at(progress).max_kl for progress in (0.0, 0.5, 1.0)]
+    assert radii == pytest.approx([0.1, 0.01, 0.001])
+    assert TRPO(max_kl=0.1).at(0.7) == TRPO(max_kl=0.1)
+    with pytest.raises(UsageError, match="final_max_kl must be positive, got 0"):
+        TRPO(final_max_kl=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task
 from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
-from mtrl.evaluation.statistics import interval, paired_difference
+from mtrl.evaluation.statistics import PairedDifference, interval, paired_difference
 from mtrl.meta import reinforcement, session
 from mtrl.meta.inner import expand_to_tasks
 from mtrl.meta.maml import MAML
@@ -29,7 +30,12 @@ from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.reinforcement import ReinforcementConfig, build_policy, meta_train_reinforcement
+from mtrl.meta.reinforcement import (
+    ReinforcementConfig,
+    build_policy,
+    meta_train_reinforcement,
+    reinforcement_family,
+)
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.meta.trust_region import GradientAdaptation
 from mtrl.metrics import read_metrics
@@ -127,6 +133,77 @@ def test_the_logged_returns_and_steps_are_those_of_the_episodes(
         assert_allclose(metrics[f"meta/{tag}_adapt_return"].values, expected, rtol=1e-6)
     # Two tasks of three episodes of eight steps, before and after.
     assert metrics["meta/env_steps"].values == [96.0, 192.0]
+
+
+# Choices and other units
+
+
+def adapted_gain(config: ReinforcementConfig, meta: MetaParams) -> PairedDifference:
+    """Return how much the adapted policy is above the unadapted on unseen tasks."""
+    family = reinforcement_family(config)
+    tasks = family.sample(80, numpy_generator(1234, "unseen"), "test")
+    how, protocol = build_policy(config, family), AdaptationProtocol(episodes=5)
+    adapted, frozen = (
+        adaptation_returns(
+            agent(how, meta, config.advantages),
+            family,
+            tasks,
+            protocol,
+            torch_generator(1234, "unseen"),
+        )[:, 1]
+        for agent in (GradientAgent, FrozenAgent)
+    )
+    return paired_difference(adapted, frozen, np.random.default_rng(0))
+
+
+def test_choices_are_learned_and_adapted(tmp_path: Path) -> None:
+    config = replace(
+        TINY,
+        family="bandit",
+        family_options={"arms": 3, "horizon": 20},
+        learner=MetaSGD(initial_step_size=(0.5, 0.5)),
+        tasks_per_batch=20,
+        episodes_per_task=5,
+        iterations=20,
+        evaluate_every=100,
+    )
+    meta = train(tmp_path, config)
+    untrained = build_policy(config, reinforcement_family(config)).initial(
+        Streams(config.seed).generator("initial")
+    )
+    gain = adapted_gain(config, meta)
+    assert gain.low > 1.0, str(gain)
+    assert gain.mean > 2 * adapted_gain(config, untrained).mean
+    assert sorted(meta.params) == ["layers.0.bias", "layers.0.weight", "layers.1.bias"] + [
+        "layers.1.weight"
+    ]
+
+
+@pytest.mark.parametrize("family", ["pendulum", "noisy-walk"])
+def test_the_environment_gets_actions_of_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spied: list["Collected"], family: str
+) -> None:
+    if family == "noisy-walk":
+        monkeypatch.setattr(reinforcement, "get_family", lambda *_, **options: NoisyWalk(**options))
+    given: list[Tensor] = []
+    step = BatchedEnv.step
+
+    def seen(env: BatchedEnv, action: Tensor) -> Any:
+        given.append(action)
+        return step(env, action)
+
+    monkeypatch.setattr(BatchedEnv, "step", seen)
+    train(tmp_path, replace(TINY, family=family, initial_std=3.0, iterations=1, evaluate_every=9))
+    for number, time in ((0, 0), (1, 7)):
+        rollout = spied[number].rollout
+        taken = rollout.actions[:, :, time].flatten(0, 1)
+        expected = taken - 1 if family == "noisy-walk" else 2 * taken.clamp(-1, 1)
+        assert_close(given[8 * number + time], expected, rtol=0, atol=0)
+    every = torch.cat([action.flatten() for action in given]).unique().tolist()
+    if family == "noisy-walk":
+        assert every == [-1, 0, 1]
+    else:
+        assert (min(every), max(every)) == (-2.0, 2.0)
 
 
 # The inner loop
@@ -265,12 +342,29 @@ def test_a_reward_that_is_nan_names_the_curve_and_step_and_leaves_the_checkpoint
     assert_close(resumed.named(), straight.named(), rtol=0, atol=0)
 
 
-def test_a_family_of_discrete_actions_is_refused(
+@dataclass(frozen=True, kw_only=True)
+class Buttons(Navigation2D):
+    """Navigation by two buttons at once."""
+
+    action_space = gym.spaces.MultiBinary(2)  # type: ignore[assignment]  # what is to be refused
+
+
+def test_a_family_whose_actions_no_policy_gives_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reinforcement, "get_family", lambda *_, **options: NoisyWalk())
-    with pytest.raises(UsageError, match=r"actions of 'navigation2d' are Discrete\(3, start=-1\)"):
-        train(tmp_path, replace(TINY, family_options={}))
+    monkeypatch.setattr(reinforcement, "get_family", lambda *_, **options: Buttons(**options))
+    with pytest.raises(UsageError, match=r"actions are MultiBinary\(2\)"):
+        train(tmp_path, TINY)
+
+
+def test_episodes_without_an_end_are_refused_and_cut_off_if_asked_to(
+    tmp_path: Path, spied: list["Collected"]
+) -> None:
+    endless = replace(TINY, family="cartpole", preset="aqil", family_options={}, test_tasks=1)
+    with pytest.raises(UsageError, match="set max_episode_steps to 100000 or less"):
+        train(tmp_path / "endless", endless)
+    train(tmp_path / "cut", replace(endless, max_episode_steps=9))
+    assert {tuple(each.rollout.mask.shape) for each in spied} == {(2, 3, 9)}
 
 
 def test_a_family_without_batched_dynamics_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rollouts against a plain loop over Gymnasium episodes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ from tiny_regression import generator
 from torch import Tensor
 from torch.testing import assert_close
 
+from mtrl import rollouts
 from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.cartpole import NO_LIMIT, CartPole
 from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.task import Task
+from mtrl.errors import UsageError
 from mtrl.meta.inner import expand_to_tasks
-from mtrl.nets import Gaussian, GaussianPolicy, Params
-from mtrl.rollouts import Rollout, collect
+from mtrl.nets import Params
+from mtrl.policies import CategoricalPolicy, Gaussian, GaussianPolicy
+from mtrl.rollouts import Rollout, collect, episode_steps
 
 EPISODES = 4
 GOALS = [(0.2, 0.1), (-0.3, 0.2), (0.45, -0.45)]
@@ -27,10 +32,11 @@ TASKS = [Task(family="navigation2d", params={"goal": goal, "start": (0.0, 0.0)})
 class Homing:
     """Heads for each task's goal with some noise, so that some episodes reach it and some do not."""
 
-    action_size: int = 2
-
     def initial(self, generator: torch.Generator) -> Params:
         return {"goal": torch.tensor(GOALS), "log_std": torch.full((2,), -2.0)}
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return torch.randn((*shape, 2), generator=generator)
 
     def __call__(self, params: Params, observations: Tensor) -> Gaussian:
         mean = (params["goal"].unsqueeze(1) - observations) / 0.1
@@ -162,7 +168,7 @@ def test_shared_parameters_act_as_their_copies_for_each_task() -> None:
 
 
 class Exploding:
-    """Ends at the third step; whatever it reports afterwards is not finite."""
+    """All but the first slot end at the third step, and report nothing finite afterwards."""
 
     horizon = 5
 
@@ -173,17 +179,102 @@ class Exploding:
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.time += 1
         slots = len(actions)
-        over = torch.full((slots,), self.time >= 3)
-        reward = torch.full((slots,), 1.0 if self.time <= 3 else float("nan"))
-        return torch.zeros(slots, 2), reward, over, over
+        over = (torch.arange(slots) > 0) & (self.time >= 3)
+        reward = torch.ones(slots)
+        if self.time > 3:
+            reward[1:] = torch.nan
+        return torch.zeros(slots, 2), reward, over, torch.zeros(slots, dtype=torch.bool)
 
 
 def test_what_an_environment_pays_after_the_end_does_not_count() -> None:
     policy = GaussianPolicy(2, 1, hidden=(3,))
     params = policy.initial(generator())
-    rollout = collect(Exploding(), policy, params, shape=(2, 3), generator=generator())
-    assert_close(rollout.returns, torch.full((2, 3), 3.0), rtol=0, atol=0)
-    expected = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]).expand(2, 3, 5)
-    assert_close(rollout.mask, expected, rtol=0, atol=0)
-    ends = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]).expand(2, 3, 5)
+    rollout = collect(Exploding(), policy, params, shape=(1, 4), generator=generator())
+    assert_close(rollout.returns, torch.tensor([[5.0, 3.0, 3.0, 3.0]]), rtol=0, atol=0)
+    mask = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]).repeat(1, 4, 1)
+    mask[0, 0] = 1.0
+    assert_close(rollout.mask, mask, rtol=0, atol=0)
+    ends = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]).repeat(1, 4, 1)
+    ends[0, 0] = 0.0
     assert_close(rollout.terminated, ends, rtol=0, atol=0)
+
+
+# Ends
+
+
+def balance(max_episode_steps: int | None = None, **options: Any) -> Rollout:
+    """Random pushes: the poles fall within some 60 steps of 500."""
+    family = CartPole(**options)
+    task = family.sample(1, np.random.default_rng(0), "train")
+    policy = CategoricalPolicy(4, 2, hidden=(4,))
+    return collect(
+        batch(family, task),
+        policy,
+        policy.initial(generator()),
+        shape=(1, EPISODES),
+        generator=generator(1),
+        max_episode_steps=max_episode_steps,
+    )
+
+
+def test_steps_end_with_the_longest_episode_however_often_that_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    step = BatchedEnv.step
+
+    def counted(env: BatchedEnv, action: Tensor) -> Any:
+        asked.append(1)
+        return step(env, action)
+
+    monkeypatch.setattr(BatchedEnv, "step", counted)
+    made, steps = [], []
+    for every in (1, rollouts.CHECK_EVERY, 1000):
+        asked.clear()
+        monkeypatch.setattr(rollouts, "CHECK_EVERY", every)
+        made.append(balance())
+        steps.append(len(asked))
+    longest = int(made[0].returns.max())
+    assert steps == [longest, 32 * -(-longest // 32), 500]
+    for rollout in made:
+        assert rollout.mask.shape == (1, EPISODES, longest)
+        for name in ("observations", "actions", "rewards", "mask", "terminated"):
+            assert_close(getattr(rollout, name), getattr(made[0], name), rtol=0, atol=0)
+        assert_close(rollout.final_observations, made[0].final_observations, rtol=0, atol=0)
+    assert made[0].actions.dtype == torch.int64
+
+
+def test_a_tasks_own_step_limit_ends_its_episodes_without_terminating_them() -> None:
+    rollout = balance(ranges={"step_limit": 5}, split_rule="shared")
+    assert rollout.mask.shape == (1, EPISODES, 5)
+    slots = CartPole(ranges={"step_limit": (3, 8)})
+    tasks = [slots.task(step_limit=limit) for limit in (3, 8)]
+    policy = CategoricalPolicy(4, 2, hidden=(4,))
+    mixed = collect(
+        batch(slots, tasks),
+        policy,
+        policy.initial(generator()),
+        shape=(2, EPISODES),
+        generator=generator(1),
+    )
+    lengths = torch.tensor([3.0, 8.0])[:, None].expand(2, EPISODES)
+    assert_close(mixed.returns, lengths, rtol=0, atol=0)
+    assert_close(mixed.mask.sum(-1), lengths, rtol=0, atol=0)
+    assert_close(mixed.terminated, torch.zeros_like(mixed.terminated), rtol=0, atol=0)
+
+
+def test_episodes_without_an_end_need_a_bound() -> None:
+    endless = {"ranges": {"step_limit": NO_LIMIT}, "split_rule": "shared"}
+    with pytest.raises(UsageError, match=r"9007199254740992 steps.*set max_episode_steps"):
+        balance(**endless)
+    cut = balance(7, **endless)
+    assert cut.mask.shape == (1, EPISODES, 7)
+    usual = balance(7, ranges={}, split_rule="shared")
+    assert_close(cut.observations, usual.observations, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("horizon", "limit", "steps"), [(9, None, 9), (9, 4, 4), (9, 20, 9)])
+def test_an_episode_has_the_lesser_of_horizon_and_bound(
+    horizon: int, limit: int | None, steps: int
+) -> None:
+    assert episode_steps(horizon, limit) == steps

@@ -1,4 +1,4 @@
-"""A tiny Gaussian policy in float64, and batches of samples for it."""
+"""Tiny policies in float64, and batches of samples for them."""
 
 import torch
 from tiny_regression import generator, meta_params, normal
@@ -9,28 +9,34 @@ from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.parameters import MetaParams
-from mtrl.nets import GaussianPolicy, Params
+from mtrl.nets import Params
+from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
 
 TASKS, SAMPLES = 2, 7
 POLICY = GaussianPolicy(2, 2, hidden=(3,), activation="tanh", initial_std=0.7)
+CHOOSING = CategoricalPolicy(2, 3, hidden=(3,), activation="tanh")
 
 
-def policy_params(seed: int = 0) -> Params:
-    """Return shared parameters with a different deviation for each action."""
-    params = {name: value.double() for name, value in POLICY.initial(generator(seed)).items()}
-    return params | {"log_std": params["log_std"] + 0.1 * normal(2, seed=seed + 1)}
+def policy_params(seed: int = 0, policy: Policy = POLICY) -> Params:
+    """Return shared parameters, with a different deviation for each action."""
+    params = {name: value.double() for name, value in policy.initial(generator(seed)).items()}
+    if "log_std" in params:
+        params["log_std"] += 0.1 * normal(2, seed=seed + 1)
+    return params
 
 
-def policy_meta(learner: MAML | MetaSGD) -> MetaParams:
-    return meta_params(learner, params=policy_params())
+def policy_meta(learner: MAML | MetaSGD, policy: Policy = POLICY) -> MetaParams:
+    return meta_params(learner, params=policy_params(policy=policy))
 
 
-def samples(params: Params, seed: int) -> PolicyBatch:
+def samples(params: Params, seed: int, policy: Policy = POLICY) -> PolicyBatch:
     """Return samples of the policy with `params`, shared or per task; the last two are padding."""
-    per_task = params if params["log_std"].ndim == 2 else expand_to_tasks(params, TASKS)
+    shared = params["layers.0.bias"].ndim == 1
+    per_task = expand_to_tasks(params, TASKS) if shared else params
     observations = normal(TASKS, SAMPLES, 2, seed=seed)
-    distribution = POLICY({n: v.detach() for n, v in per_task.items()}, observations)
-    actions = distribution.sample(normal(TASKS, SAMPLES, 2, seed=seed + 1))
+    distribution = policy({n: v.detach() for n, v in per_task.items()}, observations)
+    noise = policy.noise((TASKS, SAMPLES), generator(seed + 1))
+    actions = distribution.sample(noise.double())
     mask = torch.ones(TASKS, SAMPLES, dtype=torch.float64)
     mask[1, -2:] = 0
     valid = mask / mask.sum(1, keepdim=True)

@@ -61,14 +61,18 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(f"{problem}write {kinds}, or `mtrl train --resume RUNDIR`")
 
 
-def parse_training(kind: Kind, arguments: Sequence[str], command: str) -> TrainOptions[Any]:
-    """Return the options of a new run; those not given come from --config, else the defaults.
+def parse_training(
+    kind: Kind, arguments: Sequence[str], command: str, *, defaults: Any = None
+) -> TrainOptions[Any]:
+    """Return the options of a new run; those not given come from --config, else from `defaults`.
+
+    Without `defaults` they come from the kind's own.
 
     Raises:
         UsageError: an option or the file is wrong.
     """
     path = _option_value(arguments, "--config")
-    settings = kind.config() if path is None else from_toml(kind.config, path)
+    settings = (defaults or kind.config()) if path is None else from_toml(kind.config, path)
     return _parse(kind, arguments, command, settings=settings)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtrl.envs.actions import ScaledActions
 from mtrl.envs.batched import BatchedEnv, BatchedFamily
 from mtrl.envs.task import Task
 from mtrl.meta.agent import MetaAgent, Transition
+from mtrl.rollouts import CHECK_EVERY, episode_steps
 
 __all__ = ["AdaptationProtocol", "adaptation_returns"]
 
@@ -25,12 +27,14 @@ class AdaptationProtocol:
     Attributes:
         episodes: per task and round.
         steps: rounds of adaptation; the curve has one point more.
+        max_episode_steps: cuts episodes off, if the family does not do so before.
         tasks_at_once: bounds the memory; results do not depend on which tasks share a batch beyond noise.
     """
 
     episodes: int = 20
     steps: int = 1
     tasks_at_once: int = 100
+    max_episode_steps: int | None = None
 
 
 @torch.no_grad()
@@ -63,7 +67,7 @@ def adaptation_returns(
         rounds = []
         for step in range(protocol.steps + 1):
             observer = None if watch is None or first > 0 else _Watch(watch, step)
-            rounds.append(_run_round(agent, family, some, protocol.episodes, generator, observer))
+            rounds.append(_run_round(agent, family, some, protocol, generator, observer))
             if step < protocol.steps:
                 agent.adapt()
         rows.append(torch.stack(rounds, 1))
@@ -83,24 +87,27 @@ def _run_round(
     agent: MetaAgent,
     family: BatchedFamily,
     tasks: Sequence[Task],
-    episodes: int,
+    protocol: AdaptationProtocol,
     generator: torch.Generator,
     watch: _Watch | None,
 ) -> torch.Tensor:
-    """Run `episodes` whole episodes of every task at once; return each task's mean return (tasks,)."""
-    shape, device = (len(tasks), episodes), generator.device
-    env = BatchedEnv(family, family.tensors(tasks, repeats=episodes, device=device))
-    seeds = torch.randint(2**62, (len(tasks) * episodes,), generator=generator, device=device)
+    """Run whole episodes of every task at once; return each task's mean return (tasks,)."""
+    shape, device = (len(tasks), protocol.episodes), generator.device
+    params = family.tensors(tasks, repeats=protocol.episodes, device=device)
+    env = ScaledActions(BatchedEnv(family, params))
+    seeds = torch.randint(2**62, (shape[0] * shape[1],), generator=generator, device=device)
     observations = env.reset(seeds).view(*shape, -1)
     running = torch.ones(shape, device=device)
     returns = torch.zeros(shape, device=device)
-    for _ in range(family.horizon):
+    for step in range(episode_steps(family.horizon, protocol.max_episode_steps)):
+        if step and step % CHECK_EVERY == 0 and not running.any():
+            break
         actions = agent.act(observations, generator)
-        following, rewards, terminated, _ = env.step(actions.flatten(0, 1))
+        following, rewards, terminated, truncated = env.step(actions.flatten(0, 1))
         transition = Transition(
             observations=observations,
             actions=actions,
-            rewards=rewards.view(shape) * running,
+            rewards=rewards.view(shape).to(running.dtype) * running,
             running=running,
             terminated=terminated.view(shape) * running,
             next_observations=following.view(*shape, -1),
@@ -109,6 +116,6 @@ def _run_round(
         if watch is not None:
             watch(transition)
         returns = returns + transition.rewards
-        running = running * (1 - transition.terminated)
+        running = running.masked_fill((terminated | truncated).view(shape), 0.0)
         observations = transition.next_observations
     return returns.mean(1)

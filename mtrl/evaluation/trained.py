@@ -43,6 +43,17 @@ class Anchored(Protocol):
         """Return each task's highest return."""
 
 
+@runtime_checkable
+class Exact(Protocol):
+    """A family that knows the expected return of acting at random and of acting best."""
+
+    def uniform_returns(self, tasks: Sequence[Task]) -> Scores:
+        """Return each task's return of uniformly random actions."""
+
+    def optimal_returns(self, tasks: Sequence[Task]) -> Scores:
+        """Return each task's highest expected return."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """How runs are evaluated; what is left out is as in the run's own training."""
@@ -175,14 +186,15 @@ def load_run(directory: Path | str) -> TrainedRun:
 def anchor_scores(
     family: BatchedFamily | FewShotFamily, tasks: Sequence[Task], steps: int
 ) -> dict[str, Scores]:
-    """Return by name what needs no learner, if the family knows: doing nothing, and the best."""
-    if not isinstance(family, Anchored):
-        return {}
-    still, best = family.standing_still_returns(tasks), family.oracle_returns(tasks)
-    return {
-        name: np.repeat(returns[:, None], steps + 1, axis=1)
-        for name, returns in (("standing still", still), ("best possible", best))
-    }
+    """Return by name what needs no learner, if the family knows: acting without aim, and the best."""
+    returns: dict[str, Scores] = {}
+    if isinstance(family, Anchored):
+        returns["standing still"] = family.standing_still_returns(tasks)
+        returns["best possible"] = family.oracle_returns(tasks)
+    if isinstance(family, Exact):
+        returns["random actions"] = family.uniform_returns(tasks)
+        returns["best possible"] = family.optimal_returns(tasks)
+    return {name: np.repeat(each[:, None], steps + 1, axis=1) for name, each in returns.items()}
 
 
 def _finite(scores: Scores) -> Scores:
@@ -221,6 +233,10 @@ def _returns(
     family = reinforcement_family(config)
     agent_type = GradientAgent if adapting else FrozenAgent
     agent = agent_type(build_policy(config, family), meta, config.advantages)
-    protocol = AdaptationProtocol(episodes=settings.episodes or 0, steps=settings.steps or 0)
+    protocol = AdaptationProtocol(
+        episodes=settings.episodes or 0,
+        steps=settings.steps or 0,
+        max_episode_steps=config.max_episode_steps,
+    )
     generator = torch_generator(settings.seed, "evaluation episodes", settings.device)
     return adaptation_returns(agent, family, tasks, protocol, generator)

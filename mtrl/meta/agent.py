@@ -15,7 +15,7 @@ class Transition:
 
     Attributes:
         observations: (tasks, episodes, features), before the action.
-        actions: (tasks, episodes, actions).
+        actions: (tasks, episodes, ...), as the agent gave them.
         rewards: (tasks, episodes), 0 after the end of an episode.
         running: (tasks, episodes), 1 while the episode was running before the step.
         terminated: (tasks, episodes), 1 where the step ended the task's episode by itself.
@@ -41,7 +41,11 @@ class MetaAgent(Protocol):
         """Forget everything about earlier tasks; the next `n_tasks` are new."""
 
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
-        """Return actions (tasks, episodes, actions) for observations (tasks, episodes, features)."""
+        """Return actions for observations (tasks, episodes, features).
+
+        Real numbers (tasks, episodes, actions), -1 and 1 standing for the bounds of the action space, or
+        choices (tasks, episodes) from 0 on: see `mtrl.envs.actions`.
+        """
 
     def observe(self, transition: Transition) -> None:
         """Take note of what the last actions led to."""

@@ -6,9 +6,9 @@ value per parameter and a value per inner step are ours.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from mtrl.nets import Params
 __all__ = ["Granularity", "MetaSGD"]
 
 Granularity = Literal["parameter", "tensor", "layer", "scalar"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,12 @@ class MetaSGD:
 
     initial_step_size: tuple[float, float] = (0.005, 0.1)
     """Range from which the one value that fills all step sizes at the start is drawn, once per run."""
+    initial_by_prefix: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Ranges of their own for the parameters under a prefix, such as log_std."""
+    unit: float = 1.0
+    """Step sizes are learned in multiples of this: an outer update moves them this many times further."""
+    unit_by_prefix: dict[str, float] = field(default_factory=dict)
+    """Units of their own for the parameters under a prefix."""
     granularity: Granularity = "parameter"
     """What shares a step size: a single parameter, a tensor, a layer, or everything (scalar)."""
     per_step: bool = False
@@ -44,13 +51,32 @@ class MetaSGD:
     """Prefixes of the parameters that adapt; the others are frozen in the inner loop. Empty means all."""
 
     def __post_init__(self) -> None:
-        low, high = self.initial_step_size
-        if not low <= high:
+        for name, (low, high) in self._ranges().items():
+            if not low <= high:
+                raise UsageError(f"{name} must be (low, high) with low <= high, got {low}, {high}")
+            if self.positive and not low > 0:
+                raise UsageError(f"{name} must be positive if positive is set, got {low}")
+        for name, unit in {"unit": self.unit, **self.unit_by_prefix}.items():
+            if not unit > 0:
+                raise UsageError(f"the unit of step sizes must be positive, got {unit} for {name}")
+        self._check_combinations()
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        by_prefix = self.initial_by_prefix.items()
+        named = {f"initial_by_prefix of {prefix}": limits for prefix, limits in by_prefix}
+        return {"initial_step_size": self.initial_step_size, **named}
+
+    def _check_combinations(self) -> None:
+        by_prefix = self.initial_by_prefix or self.unit_by_prefix
+        if self.positive and (self.unit != 1 or self.unit_by_prefix):
             raise UsageError(
-                f"initial_step_size must be (low, high) with low <= high, got {low}, {high}"
+                "positive learns logarithms, which have no unit; leave out one of the two"
             )
-        if self.positive and not low > 0:
-            raise UsageError(f"initial_step_size must be positive if positive is set, got {low}")
+        if self.granularity == "scalar" and by_prefix:
+            raise UsageError(
+                "granularity is scalar, so all parameters share one step size; leave out "
+                "initial_by_prefix and unit_by_prefix"
+            )
         if self.per_step and self.later_step_scale != 1:
             raise UsageError(
                 f"later_step_scale is {self.later_step_scale}, which per_step would ignore: "
@@ -69,29 +95,54 @@ class MetaSGD:
             return name.rsplit(".", 1)[0]
         return "all" if self.granularity == "scalar" else name
 
+    def _prefixed(self, values: Mapping[str, Value], group: str, default: Value) -> Value:
+        """Return the value of the longest prefix of `group`."""
+        matching = [prefix for prefix in values if group.startswith(prefix)]
+        return values[max(matching, key=len)] if matching else default
+
+    def _unit(self, group: str) -> float:
+        return self._prefixed(self.unit_by_prefix, group, self.unit)
+
     def initial_step_sizes(self, params: Params, generator: torch.Generator) -> Params:
-        """Fill all step sizes with one value drawn uniformly from `initial_step_size`."""
-        low, high = self.initial_step_size
-        unit = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
-        value = low + (high - low) * unit.item()
-        start = math.log(value) if self.positive else value
+        """Fill the step sizes of each range with one value of it, drawn uniformly.
+
+        Raises:
+            UsageError: a prefix matches no parameter that adapts.
+        """
+        names = adapted_names(params, self.adapted)
+        for prefix in {**self.initial_by_prefix, **self.unit_by_prefix}:
+            if not any(name.startswith(prefix) for name in names):
+                raise UsageError(
+                    f"no parameter that adapts starts with {prefix!r}: {', '.join(names)}"
+                )
+        share = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device)
         learned: Params = {}
-        for name in adapted_names(params, self.adapted):
+        for name in names:
+            group = self._group(name)
             shape = tuple(params[name].shape) if self.granularity == "parameter" else ()
             shape = (self.inner_steps, *shape) if self.per_step else shape
-            learned.setdefault(self._group(name), params[name].new_full(shape, start))
+            start = self._start(group, share.item())
+            learned.setdefault(group, params[name].new_full(shape, start))
         return learned
+
+    def _start(self, group: str, share: float) -> float:
+        low, high = self._prefixed(self.initial_by_prefix, group, self.initial_step_size)
+        value = low + (high - low) * share
+        return math.log(value) if self.positive else value / self._unit(group)
 
     def step_sizes(self, learned: Params, params: Params, steps: int) -> Sequence[Params]:
         """Return, for each inner step, the step size of each adapted parameter."""
-        names = adapted_names(params, self.adapted)
+        groups = {name: self._group(name) for name in adapted_names(params, self.adapted)}
         return [
-            {name: self._step_size(learned[self._group(name)], step) for name in names}
+            {name: self._step_size(learned[group], group, step) for name, group in groups.items()}
             for step in range(steps)
         ]
 
-    def _step_size(self, learned: Tensor, step: int) -> Tensor:
+    def _step_size(self, learned: Tensor, group: str, step: int) -> Tensor:
         if self.per_step:
             learned = learned[min(step, self.inner_steps - 1)]
-        alpha = learned.exp() if self.positive else learned
-        return alpha if step == 0 or self.per_step else alpha * self.later_step_scale
+        # Factors of one are left out: each costs a pass over all step sizes.
+        unit = self._unit(group)
+        alpha = learned.exp() if self.positive else learned if unit == 1 else learned * unit
+        later = step > 0 and self.later_step_scale != 1
+        return alpha * self.later_step_scale if later else alpha

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mtrl.errors import UsageError
 from mtrl.meta.inner import TaskLoss
-from mtrl.nets import Gaussian, Params
+from mtrl.nets import Params
+from mtrl.policies import Distribution, Policy
 from mtrl.returns import (
     discounted_returns,
     fit_linear_baseline,
@@ -17,7 +18,7 @@ from mtrl.returns import (
     linear_baseline,
     standardize,
 )
-from mtrl.rollouts import Policy, Rollout
+from mtrl.rollouts import Rollout
 
 __all__ = [
     "AdvantageSettings",
@@ -59,7 +60,7 @@ class PolicyBatch:
 
     Attributes:
         observations: (tasks, samples, features).
-        actions: (tasks, samples, actions).
+        actions: (tasks, samples, ...).
         weights: (tasks, samples), advantage divided by the number of valid samples of the task; 0 where the
             mask is 0, so that a sum over samples is a mean over valid ones.
         valid: (tasks, samples), 1 / number of valid samples of the task, or 0.
@@ -158,7 +159,7 @@ def policy_loss(policy: Policy, objective: InnerObjective) -> TaskLoss[PolicyBat
     return loss
 
 
-def surrogate(policy: Gaussian, batch: PolicyBatch) -> Tensor:
+def surrogate(policy: Distribution, batch: PolicyBatch) -> Tensor:
     """Return the outer loss per task (tasks,) of action distributions at the batch's observations."""
     ratio = torch.exp(policy.log_prob(batch.actions) - batch.log_probs)
     return -(ratio * batch.weights).sum(1)

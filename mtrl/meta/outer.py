@@ -6,7 +6,7 @@ of meta-learning: parameters are one flat vector.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class TRPO:
 
     max_kl: float = 0.01
     """Radius of the trust region: mean KL divergence of the new from the old adapted policies."""
+    final_max_kl: float | None = None
+    """Radius at the end of the run, approached geometrically; the same as max_kl if left out."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations for the natural-gradient direction."""
     damping: float = 1e-5
@@ -31,7 +33,7 @@ class TRPO:
     """Step sizes tried before the update is given up."""
     backtrack: float = 0.8
     """Factor between two tried step sizes."""
-    curvature_fraction: float = 1.0
+    curvature_fraction: float = 0.05
     """Share of the samples that the Fisher products use, as every n-th one: 1, 1/2, 1/3, ...; gradient and
     line search always use all."""
 
@@ -40,12 +42,21 @@ class TRPO:
             raise UsageError(f"max_kl must be positive, got {self.max_kl}")
         if not self.damping >= 0:
             raise UsageError(f"damping must not be negative, got {self.damping}")
+        if self.final_max_kl is not None and not self.final_max_kl > 0:
+            raise UsageError(f"final_max_kl must be positive, got {self.final_max_kl}")
         if not 0 < self.backtrack < 1:
             raise UsageError(f"backtrack must lie between 0 and 1, got {self.backtrack}")
         if not 0 < self.curvature_fraction <= 1:
             raise UsageError(f"curvature_fraction must be in (0, 1], got {self.curvature_fraction}")
         if self.cg_iterations < 1 or self.line_search_steps < 1:
             raise UsageError("cg_iterations and line_search_steps must be at least 1")
+
+    def at(self, progress: float) -> "TRPO":
+        """Return the settings of an update at `progress`, 0 at the first of a run and 1 at the last."""
+        if self.final_max_kl is None:
+            return self
+        radius = self.max_kl * (self.final_max_kl / self.max_kl) ** progress
+        return replace(self, max_kl=radius, final_max_kl=None)
 
 
 @dataclass(frozen=True)

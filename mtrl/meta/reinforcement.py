@@ -8,12 +8,12 @@ algorithm 2). Episodes are collected afresh for every inner step.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 
 from mtrl.agents.gradient import GradientAgent
 from mtrl.config import check_at_least, check_positive
+from mtrl.envs.actions import ScaledActions, to_space
 from mtrl.envs.batched import BatchedEnv, BatchedFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
@@ -29,13 +29,19 @@ from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks
 from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
 from mtrl.meta.watching import Trajectories, trajectories_picture
-from mtrl.nets import Activation, GaussianPolicy, Initializer
+from mtrl.nets import Activation, Initializer
+from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
 from mtrl.progress import Progress
-from mtrl.rollouts import Rollout, collect
+from mtrl.rollouts import Rollout, collect, episode_steps
 from mtrl.runs import Run
 from mtrl.seeding import Streams, numpy_generator, torch_generator
 
-__all__ = ["ReinforcementConfig", "build_policy", "meta_train_reinforcement"]
+__all__ = [
+    "ReinforcementConfig",
+    "build_policy",
+    "meta_train_reinforcement",
+    "reinforcement_family",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +62,27 @@ class ReinforcementConfig:
     """Of the hidden layers."""
     initializer: Initializer = "xavier"
     """How the network's parameters are drawn."""
+    output_scale: float = 1.0
+    """Factor on the initial parameters of the last layer; a small one starts without a preference."""
     initial_std: float = 1.0
-    """Standard deviation of the actions at the start; learned from then on."""
+    """Standard deviation of real-valued actions at the start, where 1 is half the width of the action
+    space; learned from then on."""
+    min_std: float = 1e-6
+    """Least standard deviation of real-valued actions."""
     inner_objective: InnerObjective = "ratio"
     """Inner loss: log-likelihood (MAML) or probability ratio (ProMP; a Hessian of lower variance)."""
     advantages: AdvantageSettings = field(default_factory=AdvantageSettings)
-    """How rewards become advantages."""
+    """How rewards become advantages in the inner loop."""
+    outer_advantages: AdvantageSettings | None = None
+    """The same for the outer update; as in the inner loop if left out."""
     outer: TRPO = field(default_factory=TRPO)
     """The outer update."""
     tasks_per_batch: int = 20
     """Tasks per meta-iteration."""
     episodes_per_task: int = 20
     """Episodes per task for each inner step, and again after adaptation."""
+    max_episode_steps: int | None = None
+    """Steps after which episodes are cut off, where the family does not do so before."""
     iterations: int = field(default=100, metadata={"resumable": True})
     """Meta-iterations."""
     train_tasks: Path | None = None
@@ -86,48 +101,51 @@ class ReinforcementConfig:
     """Iterations between two checkpoints."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "tasks_per_batch", "episodes_per_task", "iterations", "initial_std")
+        check_positive(self, "tasks_per_batch", "episodes_per_task", "iterations")
+        check_positive(self, "initial_std", "min_std", "output_scale")
         check_positive(self, "test_tasks", "test_steps", "evaluate_every", "checkpoint_every")
+        check_positive(self, "max_episode_steps")
         check_at_least(self, 0, "seed")
 
 
 def build_policy(config: ReinforcementConfig, family: BatchedFamily) -> GradientAdaptation:
-    """Return the policy and learner that `config` describes, sized for `family`.
+    """Return the policy and learner that `config` describes, as the spaces of `family` need them.
 
     Raises:
-        UsageError: observations or actions are not vectors of real numbers.
+        UsageError: observations are no vector, or actions neither a vector nor a choice.
     """
-    policy = GaussianPolicy(
-        observation_size=_vector_size(config.family, "observations", family.observation_space),
-        action_size=_vector_size(config.family, "actions", family.action_space),
-        hidden=config.hidden,
-        activation=config.activation,
-        initializer=config.initializer,
-        initial_std=config.initial_std,
-    )
-    return GradientAdaptation(policy, config.learner, config.inner_objective)
+    return GradientAdaptation(_policy(config, family), config.learner, config.inner_objective)
 
 
-def _vector_size(family: str, what: str, space: gym.Space[Any]) -> int:
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+def _policy(config: ReinforcementConfig, family: BatchedFamily) -> Policy:
+    to_space(family.action_space, config.device)  # refuses spaces that no policy acts in
+    observations, actions = family.observation_space, family.action_space
+    if len(observations.shape) != 1:
         raise UsageError(
-            f"{what} of {family!r} are {space}; meta-training takes vectors of real numbers, "
-            "so choose another family"
+            f"observations of {config.family!r} are {observations}; meta-training takes vectors of "
+            "real numbers, so choose another family"
         )
-    return int(space.shape[0])
+    (size,) = observations.shape
+    network = (config.hidden, config.activation, config.initializer, config.output_scale)
+    if isinstance(actions, gym.spaces.Discrete):
+        return CategoricalPolicy(size, int(actions.n), *network)
+    (dimensions,) = actions.shape or ()
+    return GaussianPolicy(size, dimensions, *network, config.initial_std, config.min_std)
 
 
 def reinforcement_family(config: ReinforcementConfig) -> BatchedFamily:
     """Return the family that `config` names.
 
     Raises:
-        UsageError: there is no such family or preset, or its dynamics are not batched.
+        UsageError: there is no such family or preset, its dynamics are not batched, or its episodes
+            are too long.
     """
     family = get_family(config.family, config.preset, **config.family_options)
     if not isinstance(family, BatchedFamily):
         raise UsageError(
             f"family {config.family!r} has no batched dynamics; train it with `mtrl train supervised`"
         )
+    episode_steps(family.horizon, config.max_episode_steps)
     return family
 
 
@@ -154,9 +172,8 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
         for iteration in range(session.done + 1, config.iterations + 1):
             batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
             rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
-            session.meta, step = meta_trust_region_step(
-                how, session.meta, supports, query, config.outer
-            )
+            outer = config.outer.at((iteration - 1) / max(config.iterations - 1, 1))
+            session.meta, step = meta_trust_region_step(how, session.meta, supports, query, outer)
 
             # -- record -----------------------------------------------------------------------
             taken = sum(int(rollout.steps) for rollout in rollouts)
@@ -196,7 +213,7 @@ def _collect_meta_batch(
     """Collect episodes before each inner step and after the last, adapting in between."""
     generator = session.streams.generator("episodes")
     params = family.tensors(tasks, repeats=config.episodes_per_task, device=config.device)
-    env = BatchedEnv(family, params)
+    env = ScaledActions(BatchedEnv(family, params))
     policy_params = expand_to_tasks(session.meta.params, len(tasks))
     shape = (len(tasks), config.episodes_per_task)
     rollouts: list[Rollout] = []
@@ -204,8 +221,19 @@ def _collect_meta_batch(
     for _ in range(config.learner.inner_steps + 1):
         if batches:
             policy_params = how.adapt(session.meta, batches)
-        rollouts.append(collect(env, how.policy, policy_params, shape=shape, generator=generator))
-        batches.append(policy_batch(rollouts[-1], how.policy, policy_params, config.advantages))
+        rollouts.append(
+            collect(
+                env,
+                how.policy,
+                policy_params,
+                shape=shape,
+                generator=generator,
+                max_episode_steps=config.max_episode_steps,
+            )
+        )
+        adapted = len(batches) == config.learner.inner_steps
+        settings = (config.outer_advantages if adapted else None) or config.advantages
+        batches.append(policy_batch(rollouts[-1], how.policy, policy_params, settings))
     return rollouts, batches[:-1], batches[-1]
 
 
@@ -221,7 +249,11 @@ def _evaluate(
     # measuring more or less often changes nothing in training.
     generator = torch_generator(config.seed, "evaluation", config.device)
     agent = GradientAgent(how, session.meta, config.advantages)
-    protocol = AdaptationProtocol(episodes=config.episodes_per_task, steps=config.test_steps)
+    protocol = AdaptationProtocol(
+        episodes=config.episodes_per_task,
+        steps=config.test_steps,
+        max_episode_steps=config.max_episode_steps,
+    )
     seen = Trajectories(config.test_steps)
     returns = adaptation_returns(agent, family, held_out, protocol, generator, watch=seen)
     paths = trajectories_picture(family, held_out, seen, iteration)

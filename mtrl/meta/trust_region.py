@@ -16,8 +16,8 @@ from mtrl.meta.maml import MetaLearner
 from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
-from mtrl.nets import Gaussian, Params
-from mtrl.rollouts import Policy
+from mtrl.nets import Params
+from mtrl.policies import Distribution, Policy
 
 __all__ = ["GradientAdaptation", "meta_trust_region_step"]
 
@@ -120,6 +120,10 @@ def _leaves(params: Params) -> Params:
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
+def _detached(distribution: Distribution) -> Distribution:
+    return distribution.like(value.detach() for value in distribution)
+
+
 def _task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
     """Cut batches of the same tasks along the task axis; an accelerator works on all tasks at once."""
     weights = batches[0].weights
@@ -158,12 +162,12 @@ def _chunk_fisher_product(
     leaves = _leaves(derivative.adapted)
     with torch.enable_grad():
         distribution = how.policy(leaves, query.observations)
-    jacobian = Jacobian(distribution, list(leaves.values()))
-    fixed = Gaussian(*(value.detach() for value in distribution))
+    jacobian = Jacobian(list(distribution), list(leaves.values()))
+    fixed = _detached(distribution)
 
     def product(vector: Tensor) -> Tensor:
-        change = Gaussian(*jacobian.push(list(derivative.push(vector).values())))
-        pulled = jacobian.pull(fixed.fisher(change, query.valid))
+        change = fixed.like(jacobian.push(list(derivative.push(vector).values())))
+        pulled = jacobian.pull(list(fixed.fisher(change, query.valid)))
         return derivative.pull(dict(zip(leaves, pulled, strict=True)))
 
     return product
@@ -171,7 +175,7 @@ def _chunk_fisher_product(
 
 def _outer_gradient(
     how: GradientAdaptation, meta: MetaParams, *batches: PolicyBatch
-) -> tuple[Tensor, Tensor, Gaussian]:
+) -> tuple[Tensor, Tensor, Distribution]:
     """Return the sum of the tasks' outer losses, its gradient, and the adapted policies on the query."""
     *supports, query = batches
     derivative = _Derivative(how, meta, supports)
@@ -181,7 +185,7 @@ def _outer_gradient(
         loss = surrogate(distribution, query).sum()
     pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     gradient = derivative.pull(dict(zip(leaves, pulled, strict=True)))
-    return loss.detach(), gradient, Gaussian(*(value.detach() for value in distribution))
+    return loss.detach(), gradient, _detached(distribution)
 
 
 def meta_trust_region_step(

@@ -22,15 +22,27 @@ __all__ = [
     "point_mass",
 ]
 
-POLICY = ReinforcementConfig(
+COMMON = ReinforcementConfig(
     family="navigation2d",
     family_options={"terminate_at_goal": True},
     hidden=(100, 100),
     activation="relu",
-    initializer="xavier",
+    initializer="fan-in",
+    output_scale=0.1,
+    initial_std=1.0,
+    min_std=0.1,
     inner_objective="ratio",
-    advantages=AdvantageSettings(discount=0.99),
-    outer=TRPO(max_kl=0.03, curvature_fraction=0.05),
+    advantages=AdvantageSettings(
+        discount=0.8, gae_lambda=0.5, standardize=False, bootstrap_horizon=True
+    ),
+    outer_advantages=AdvantageSettings(discount=0.95, gae_lambda=1.0, standardize=False),
+    outer=TRPO(
+        max_kl=0.1,
+        final_max_kl=0.03,
+        curvature_fraction=0.1,
+        line_search_steps=10,
+        backtrack=0.7,
+    ),
     tasks_per_batch=20,
     episodes_per_task=20,
     evaluate_every=25,
@@ -39,32 +51,55 @@ POLICY = ReinforcementConfig(
 """What all learners on both tables have in common."""
 
 NAVIGATION_SETTINGS = {
-    "MAML": replace(POLICY, learner=MAML(step_size=0.1)),
-    "Meta-SGD": replace(POLICY, learner=MetaSGD(initial_step_size=(0.1, 0.1))),
+    "MAML": replace(COMMON, learner=MAML(step_size=1.0)),
+    "Meta-SGD": replace(
+        COMMON,
+        learner=MetaSGD(
+            initial_step_size=(0.3, 0.3),
+            initial_by_prefix={"log_std": (20.0, 20.0)},
+            unit=100.0,
+            unit_by_prefix={"log_std": 1000.0},
+        ),
+    ),
 }
 """Li et al.'s table: settings by learner, but for the start."""
 
 NAVIGATION_CHOICES = (
     "Inner loss: probability ratio, whose Hessian has a lower variance than log-likelihood's.",
     (
-        "Advantages: discount 0.99, a linear feature baseline fitted per task, GAE with λ = 1, centred "
-        "and scaled per task."
+        "Advantages in the inner loop: discount 0.8, GAE with λ = 0.5 on a linear feature baseline fitted "
+        "per task, not scaled, so that the gradient shrinks as the goal comes near. In the outer update: "
+        "discount 0.95, λ = 1, not scaled."
     ),
     (
-        "TRPO: KL radius 0.03, 10 conjugate-gradient iterations, Fisher products on a twentieth of the "
-        "samples; gradient and line search on all."
+        "TRPO: KL radius from 0.1 down to 0.03, 10 conjugate-gradient iterations, Fisher products on a "
+        "tenth of the samples; gradient and line search on all."
     ),
-    "Step sizes at the start: 0.1 for MAML and for all of Meta-SGD's.",
-    "An episode ends when the goal is reached, as in the authors' code; weights by Glorot.",
+    (
+        "Step sizes: 1 for MAML. Meta-SGD's start at 0.3, and at 20 for the log standard deviation, so that "
+        "adaptation itself ends the exploration; learned in units of 100 and 1000, in which the outer "
+        "update moves them faster than the parameters."
+    ),
+    (
+        "An episode ends when the goal is reached, as in the authors' code. Initialisation: uniform in "
+        "±1/sqrt(inputs), the last layer a tenth of it; standard deviation 1, never below 0.1."
+    ),
 )
 """What Li et al. do not specify, as `NAVIGATION_SETTINGS` has it."""
 
 MAML_NAVIGATION_SETTINGS = replace(
-    POLICY, learner=MAML(step_size=0.1, later_step_scale=0.5), test_steps=3
+    COMMON, learner=MAML(step_size=1.0, later_step_scale=0.5), test_steps=3
 )
 """Finn et al.'s table."""
 
-MAML_NAVIGATION_CHOICES = NAVIGATION_CHOICES[:3] + NAVIGATION_CHOICES[4:]
+MAML_NAVIGATION_CHOICES = (
+    *NAVIGATION_CHOICES[:3],
+    (
+        "Step size 1, halved from the second step on as in the paper: its 0.1 goes with advantages scaled "
+        "to one."
+    ),
+    NAVIGATION_CHOICES[4],
+)
 """What Finn et al. do not specify, as `MAML_NAVIGATION_SETTINGS` has it."""
 
 PRESETS = {"fixed start": "fixed-start", "varying start": "varying-start"}
@@ -156,13 +191,13 @@ def point_mass(size: NavigationSize, seed: int) -> Experiment:
             _environment(size),
             (
                 f"{size.iterations} meta-iterations (the paper: at most 500) of {size.tasks_per_batch} "
-                f"tasks, {size.episodes} episodes each before and {size.episodes} after one inner step "
-                "of 0.1; outer update by TRPO."
+                f"tasks, {size.episodes} episodes each before and {size.episodes} after one inner step; "
+                "outer update by TRPO."
             ),
             _policy(),
             (
                 f"Tested on {size.test_tasks} unseen tasks with {2 * size.episodes} episodes per step; "
-                "the step size is 0.1 first and 0.05 from then on."
+                "the step size is halved from the second step on."
             ),
         ),
         choices=MAML_NAVIGATION_CHOICES,

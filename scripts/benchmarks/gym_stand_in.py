@@ -63,8 +63,10 @@ class SyncVectorEnv:
 
 
 def install(make: Callable[..., Any]) -> None:
-    """Put the stand-in where `import gym` finds it, unless a gym is there; `make` becomes `gym.make`."""
+    """Put the stand-in where `import gym` finds it; `make` becomes `gym.make`."""
     if "gym" in sys.modules:
+        # Whoever imported it before keeps the module, and asks it for `make` at every call.
+        sys.modules["gym"].make = make  # type: ignore[attr-defined]  # a module takes any attribute
         return
     seeding = SimpleNamespace(np_random=lambda seed: (np.random.default_rng(seed), seed))
     contents: dict[str, dict[str, Any]] = {

@@ -4,6 +4,7 @@ import ctypes
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -97,8 +98,8 @@ def memory_growth(build: Build) -> float | None:
     """
     if not CLEAR.exists():
         return None
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_growth, (build,))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_growth, build).result()
 
 
 def _growth(build: Build) -> float:

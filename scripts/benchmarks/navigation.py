@@ -27,7 +27,8 @@ from mtrl.meta.objectives import (
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
-from mtrl.nets import Gaussian, GaussianPolicy, Params
+from mtrl.nets import Params
+from mtrl.policies import Gaussian, GaussianPolicy
 from mtrl.rollouts import collect
 
 __all__ = ["Batches", "Problem", "looped_step"]
@@ -44,7 +45,11 @@ class Problem:
     episodes: int = 20
     horizon: int = 100
     hidden: tuple[int, ...] = (64, 64)
-    trpo: TRPO = field(default_factory=lambda: TRPO(max_kl=0.01, cg_iterations=10, damping=1e-5))
+    trpo: TRPO = field(
+        default_factory=lambda: TRPO(
+            max_kl=0.01, cg_iterations=10, damping=1e-5, curvature_fraction=1.0
+        )
+    )
     advantages: AdvantageSettings = field(
         default_factory=lambda: AdvantageSettings(discount=0.99, gae_lambda=1.0)
     )

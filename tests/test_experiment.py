@@ -1,0 +1,87 @@
+"""The training scripts: each trains, adapts to unseen tasks and prints the table."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtrl.envs.registry import family_names
+from mtrl.runs import CONFIG
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "scripts").glob("train_*.py"))
+TINY = ["--iterations", "1", "--tasks-per-batch", "2", "--test-tasks", "2"]
+TINY_EPISODES = ["--episodes-per-task", "2", "--max-episode-steps", "8", "--hidden", "4"]
+ANCHORS = {
+    "navigation2d": ["standing still", "best possible"],
+    "bandit": ["random actions", "best possible"],
+    "tabular-mdp": ["random actions", "best possible"],
+}
+
+# torch scripts its own decompositions when the first derivative by a direction is taken.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+def family_of(script: Path) -> str:
+    return script.stem.removeprefix("train_").replace("_", "-")
+
+
+def run_script(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(stopped.value.code or 0)
+
+
+def test_every_family_has_a_script() -> None:
+    assert [family_of(script) for script in SCRIPTS] == family_names()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=family_of)
+def test_a_script_trains_and_prints_how_unseen_tasks_are_adapted_to(
+    script: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    family = family_of(script)
+    size = TINY if family == "sinusoid" else TINY + TINY_EPISODES
+    assert run_script(script, ["--dir", str(tmp_path / "run"), *size], monkeypatch) == 0
+    assert f'family = "{family}"' in (tmp_path / "run" / CONFIG).read_text()
+
+    header, table, pairs = re.fullmatch(
+        r"(.+ on 100 unseen tasks, mean \[95% interval\])\n(.+?)\n\n(.+)",
+        capsys.readouterr().out.strip(),
+        re.DOTALL,
+    ).groups()  # type: ignore[union-attr]  # the assertion is that it matches
+    assert "error" in header if family == "sinusoid" else "return" in header
+    _, *rows = table.splitlines()
+    names = ["Meta-SGD", "no adaptation", *ANCHORS.get(family, [])]
+    assert [row.partition("  ")[0] for row in rows] == names
+    # Before adaptation both are the same policy on the same episodes.
+    scores = {row.partition("  ")[0]: re.findall(r"-?\d+\.\d+", row)[:3] for row in rows}
+    assert scores["Meta-SGD"] == scores["no adaptation"]
+    assert re.search(r"^after 0 +0\.00 \[0\.00, 0\.00\]", pairs, re.MULTILINE)
+    assert re.search(r"^after 1 +-?\d", pairs, re.MULTILINE)
+
+
+def test_a_wrong_option_of_a_script_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dir", str(tmp_path), "--preset", "narrow"]
+    assert run_script(ROOT / "scripts" / "train_cartpole.py", arguments, monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("mtrl: unknown preset of 'cartpole' 'narrow'")
+
+
+def test_options_override_a_file_and_a_file_the_scripts_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text('family = "bandit"\npreset = "10-arms"\nseed = 3\n')
+    arguments = ["--dir", str(tmp_path / "run"), "--config", str(settings), *TINY, *TINY_EPISODES]
+    script = ROOT / "scripts" / "train_bandit.py"
+    assert run_script(script, [*arguments, "--seed", "4"], monkeypatch) == 0
+    made = (tmp_path / "run" / CONFIG).read_text()
+    assert 'preset = "10-arms"' in made and "seed = 4" in made
