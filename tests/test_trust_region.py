@@ -122,7 +122,10 @@ def test_the_step_is_the_natural_gradient_of_the_adapted_policies(
 
 def test_the_radius_bounds_the_step() -> None:
     problem = Problem(MetaSGD())
-    kls = [problem.step(TRPO(max_kl=radius, curvature_fraction=1.0))[2] for radius in (1e-4, 1e-3, 1e-2)]
+    kls = [
+        problem.step(TRPO(max_kl=radius, curvature_fraction=1.0))[2]
+        for radius in (1e-4, 1e-3, 1e-2)
+    ]
     for kl, radius in zip(kls, (1e-4, 1e-3, 1e-2), strict=True):
         assert 0.2 * radius < kl <= radius
 

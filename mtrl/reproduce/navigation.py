@@ -88,15 +88,17 @@ NAVIGATION_CHOICES = (
 """What Li et al. do not specify, as `NAVIGATION_SETTINGS` has it."""
 
 MAML_NAVIGATION_SETTINGS = replace(
-    COMMON, learner=MAML(step_size=1.0, later_step_scale=0.5), test_steps=3
+    COMMON, learner=MAML(step_size=1.0, later_step_scale=0.25), test_steps=3
 )
 """Finn et al.'s table."""
 
 MAML_NAVIGATION_CHOICES = (
     *NAVIGATION_CHOICES[:3],
     (
-        "Step size 1, halved from the second step on as in the paper: its 0.1 goes with advantages scaled "
-        "to one."
+        "Step size 1, a quarter of it from the second step on. The paper's 0.1 and 0.05 go with advantages "
+        "scaled to one. Tried on 150 tasks after 100 meta-iterations, return after 1 / 2 / 3 steps: factor 1: "
+        "-12.3 / -123 / -119; a half: -12.3 / -22.2 / -17.3; a quarter: -12.3 / -6.5 / -6.6; a tenth: "
+        "-12.3 / -7.6 / -4.9."
     ),
     NAVIGATION_CHOICES[4],
 )
@@ -197,7 +199,7 @@ def point_mass(size: NavigationSize, seed: int) -> Experiment:
             _policy(),
             (
                 f"Tested on {size.test_tasks} unseen tasks with {2 * size.episodes} episodes per step; "
-                "the step size is halved from the second step on."
+                "the step size is a quarter from the second step on."
             ),
         ),
         choices=MAML_NAVIGATION_CHOICES,
