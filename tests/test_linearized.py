@@ -164,3 +164,25 @@ def test_an_unused_head_beside_a_curved_loss_does_not_disturb_it() -> None:
     d_wider, _ = at.pull(cotangent)
     d_plain, _ = plain.pull({name: cotangent[name] for name in params})
     assert_close({name: d_wider[name] for name in params}, d_plain, **EXACT)
+
+
+# Hessians from a part of the data
+
+
+def test_smaller_supports_change_the_hessian_and_nothing_else() -> None:
+    params, alphas = problem(1, ALL, False)
+    start, whole = expand_to_tasks(params, TASKS), supports(1)
+    part = [(x[:, :2], y[:, :2]) for x, y in whole]
+    thinned = linearize_adaptation(start, alphas, squared_error, whole, curvature_supports=part)
+    full = linearize_adaptation(start, alphas, squared_error, whole)
+    only_part = linearize_adaptation(start, alphas, squared_error, part)
+    still = {name: torch.zeros_like(value) for name, value in params.items()}
+    change = like(params, seed=50)
+    fixed = [{name: torch.zeros_like(value) for name, value in alphas[0].items()}]
+    for name in params:
+        assert_close(thinned.adapted[name], full.adapted[name], **EXACT)
+        by_step_sizes = full.push(still, [change])[name]
+        assert_close(thinned.push(still, [change])[name], by_step_sizes, **EXACT)
+        by_params = only_part.push(change, fixed)[name]
+        assert_close(thinned.push(change, fixed)[name], by_params, **EXACT)
+    assert dot(full.push(change, fixed), change) != dot(thinned.push(change, fixed), change)

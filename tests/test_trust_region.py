@@ -156,8 +156,7 @@ def test_the_curvature_may_use_a_share_of_the_samples() -> None:
     problem = Problem(MetaSGD())
     whole, half = (problem.step(TRPO(curvature_fraction=share)) for share in (1.0, 0.5))
     assert (whole[0].flat() - half[0].flat()).abs().max() > 1e-4
-    every_second = [support.every(2) for support in problem.supports]
-    product = _fisher_product(problem.how, problem.meta, every_second, problem.query.every(2))
+    product = _fisher_product(problem.how, problem.meta, problem.supports, problem.query, stride=2)
     vector = problem.gradient()
     assert_close(product(vector) @ vector, vector @ product(vector), **EXACT)
 

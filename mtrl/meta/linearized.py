@@ -30,12 +30,14 @@ class _Stage:
 
     Attributes:
         leaves: the parameters before the step, those that it freezes included.
-        gradients: their task gradients, with a graph unless the learner is of first order.
+        gradients: their task gradients, without a graph.
+        curvature: task gradients to differentiate again, with a graph unless the learner is of first order.
         step_sizes: of the parameters that move.
     """
 
     leaves: Params
     gradients: Params
+    curvature: Params
     step_sizes: Params
 
     def hessian_product(self, vector: Params, rows: Iterable[str]) -> Params:
@@ -46,12 +48,12 @@ class _Stage:
             rows: the parameters for which the product is returned.
         """
         # The gradient of a parameter that the loss does not use, or is linear in, is a constant.
-        curved = [name for name in vector if self.gradients[name].requires_grad]
+        curved = [name for name in vector if self.curvature[name].requires_grad]
         inputs = {name: self.leaves[name] for name in rows}
         if not curved:
             return {name: torch.zeros_like(value) for name, value in inputs.items()}
         products = torch.autograd.grad(
-            [self.gradients[name] for name in curved],
+            [self.curvature[name] for name in curved],
             list(inputs.values()),
             [vector[name] for name in curved],
             retain_graph=True,
@@ -84,9 +86,7 @@ class LinearizedAdaptation:
         for stage, d_alpha in zip(self.stages, step_sizes, strict=True):
             curved = stage.hessian_product(tangent, stage.step_sizes)
             moved = {
-                name: tangent[name]
-                - alpha * curved[name]
-                - d_alpha[name] * stage.gradients[name].detach()
+                name: tangent[name] - alpha * curved[name] - d_alpha[name] * stage.gradients[name]
                 for name, alpha in stage.step_sizes.items()
             }
             tangent = {**tangent, **moved}
@@ -106,9 +106,7 @@ class LinearizedAdaptation:
         for stage in reversed(self.stages):
             d_step_sizes.append(
                 {
-                    name: -(cotangent[name] * stage.gradients[name].detach())
-                    .sum(0)
-                    .sum_to_size(alpha.shape)
+                    name: -(cotangent[name] * stage.gradients[name]).sum(0).sum_to_size(alpha.shape)
                     for name, alpha in stage.step_sizes.items()
                 }
             )
@@ -126,23 +124,35 @@ def linearize_adaptation(
     supports: Sequence[Batch],
     *,
     first_order: bool = False,
+    curvature_supports: Sequence[Batch] | None = None,
 ) -> LinearizedAdaptation:
     """Adapt as `mtrl.meta.inner.adapt` does and keep what products with the derivative need.
 
     Args:
         params: per-task parameters, each (tasks, ...).
         step_sizes, loss, supports, first_order: as for `adapt`.
+        curvature_supports: smaller support sets to take the Hessians from, which cost most; adaptation itself
+            and the derivative by the step sizes still use all of `supports`.
     """
     params = {name: value.detach() for name, value in params.items()}
     stages: list[_Stage] = []
-    for alpha, support in zip(step_sizes, supports, strict=True):
+    for step, (alpha, support) in enumerate(zip(step_sizes, supports, strict=True)):
         alpha = {name: value.detach() for name, value in alpha.items()}
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-        with torch.enable_grad():
-            gradients = task_gradients(
-                leaves, tuple(leaves), loss, support, differentiable=not first_order
-            )
-        stages.append(_Stage(leaves, gradients, alpha))
-        stepped = {name: params[name] - alpha[name] * gradients[name].detach() for name in alpha}
+
+        def gradients_on(data: Batch, differentiable: bool, leaves: Params = leaves) -> Params:
+            with torch.enable_grad():
+                return task_gradients(
+                    leaves, tuple(leaves), loss, data, differentiable=differentiable
+                )
+
+        if curvature_supports is None or first_order:
+            curvature = gradients_on(support, not first_order)
+            gradients = {name: value.detach() for name, value in curvature.items()}
+        else:
+            curvature = gradients_on(curvature_supports[step], True)
+            gradients = gradients_on(support, False)
+        stages.append(_Stage(leaves, gradients, curvature, alpha))
+        stepped = {name: params[name] - alpha[name] * gradients[name] for name in alpha}
         params = {**params, **stepped}
     return LinearizedAdaptation(params, tuple(stages))

@@ -55,7 +55,12 @@ class GradientAdaptation:
         ]
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in meta.params}
 
-    def linearize(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> LinearizedAdaptation:
+    def linearize(
+        self,
+        meta: MetaParams,
+        supports: Sequence[PolicyBatch],
+        curvature_supports: Sequence[PolicyBatch] | None = None,
+    ) -> LinearizedAdaptation:
         """Take the same steps and keep what products with their derivative need."""
         return linearize_adaptation(
             expand_to_tasks(meta.params, supports[0].weights.shape[0]),
@@ -63,6 +68,7 @@ class GradientAdaptation:
             policy_loss(self.policy, self.objective),
             supports,
             first_order=self.learner.first_order,
+            curvature_supports=curvature_supports,
         )
 
 
@@ -98,11 +104,15 @@ class _Derivative:
     """The derivative of adapted parameters by meta-parameters, at one point and one meta-batch."""
 
     def __init__(
-        self, how: GradientAdaptation, meta: MetaParams, supports: Sequence[PolicyBatch]
+        self,
+        how: GradientAdaptation,
+        meta: MetaParams,
+        supports: Sequence[PolicyBatch],
+        curvature_supports: Sequence[PolicyBatch] | None = None,
     ) -> None:
         self._meta = meta
         self._step_sizes = _StepSizes(how.learner, meta, len(supports))
-        self._adaptation = how.linearize(meta, supports)
+        self._adaptation = how.linearize(meta, supports, curvature_supports)
         self.adapted = self._adaptation.adapted
 
     def push(self, vector: Tensor) -> Params:
@@ -141,24 +151,34 @@ def _fisher_product(
     meta: MetaParams,
     supports: Sequence[PolicyBatch],
     query: PolicyBatch,
+    stride: int = 1,
 ) -> Callable[[Tensor], Tensor]:
     """Return the product with the mean Fisher information of the adapted policies (Gauss-Newton).
 
-    At the point where the samples were taken this is the Hessian of the mean KL.
+    At the point where the samples were taken this is the Hessian of the mean KL. With a `stride`, policies and
+    inner Hessians are averaged over one in so many samples; adaptation itself uses all of the supports.
     """
     tasks = query.valid.shape[0]
+    thin = [batch.every(stride) for batch in supports] if stride > 1 else []
     chunks = [
-        _chunk_fisher_product(how, meta, *chunk) for chunk in _task_chunks([*supports, query])
+        _chunk_fisher_product(how, meta, chunk, len(thin))
+        for chunk in _task_chunks([query.every(stride), *thin, *supports])
     ]
     return lambda vector: torch.stack([chunk(vector) for chunk in chunks]).sum(0) / tasks
 
 
 def _chunk_fisher_product(
-    how: GradientAdaptation, meta: MetaParams, *batches: PolicyBatch
+    how: GradientAdaptation, meta: MetaParams, batches: Sequence[PolicyBatch], thinned: int
 ) -> Callable[[Tensor], Tensor]:
-    """Return the product with the sum of the tasks' Fisher informations; the last batch is the query."""
-    *supports, query = batches
-    derivative = _Derivative(how, meta, supports)
+    """Return the product with the sum of the tasks' Fisher informations.
+
+    Args:
+        how, meta: as for `_fisher_product`.
+        batches: the query, then `thinned` supports for the curvature alone, then the supports.
+        thinned: how many; with none the supports serve for both.
+    """
+    query, *rest = batches
+    derivative = _Derivative(how, meta, rest[thinned:], rest[:thinned] or None)
     leaves = _leaves(derivative.adapted)
     with torch.enable_grad():
         distribution = how.policy(leaves, query.observations)
@@ -218,7 +238,7 @@ def meta_trust_region_step(
         return total[0] / tasks, total[1] / tasks
 
     thin = round(1 / settings.curvature_fraction)
-    fisher = _fisher_product(how, meta, [s.every(thin) for s in supports], query.every(thin))
+    fisher = _fisher_product(how, meta, supports, query, thin)
     start = (torch.stack(losses).sum() / tasks, torch.stack(gradients).sum(0) / tasks)
     step = trust_region_step(meta.flat(), start, fisher, evaluate, settings)
     return meta.like(step.point), step
