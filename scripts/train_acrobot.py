@@ -10,6 +10,7 @@ import sys
 
 from mtrl.commands.experiment import experiment
 from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.outer import TRPO
 from mtrl.meta.reinforcement import ReinforcementConfig
 
 CONFIG = ReinforcementConfig(
@@ -18,6 +19,7 @@ CONFIG = ReinforcementConfig(
     learner=MetaSGD(initial_step_size=(0.5, 0.5)),
     hidden=(32, 32),
     activation="tanh",
+    outer=TRPO(curvature_fraction=1.0),
     tasks_per_batch=10,
     episodes_per_task=20,
     iterations=50,

@@ -1,7 +1,7 @@
-"""Meta-train a policy that balances poles, and see how it adapts to lengths it has not seen.
+"""Meta-train a policy that balances poles, some with the motor reversed, and test it on unseen lengths.
 
     python scripts/train_cartpole.py --dir runs/cartpole
-    python scripts/train_cartpole.py --dir runs/cartpole-wide --preset wide-extrapolation --iterations 40
+    python scripts/train_cartpole.py --dir runs/cartpole-lengths --preset extrapolation --iterations 8
 
 Options: those of `mtrl train rl`. This is that command and `mtrl evaluate` in one.
 """
@@ -10,17 +10,19 @@ import sys
 
 from mtrl.commands.experiment import experiment
 from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.outer import TRPO
 from mtrl.meta.reinforcement import ReinforcementConfig
 
 CONFIG = ReinforcementConfig(
     family="cartpole",
-    preset="extrapolation",
+    preset="wide-extrapolation",
     learner=MetaSGD(initial_step_size=(0.5, 0.5)),
     hidden=(32, 32),
     activation="tanh",
+    outer=TRPO(curvature_fraction=1.0),
     tasks_per_batch=10,
     episodes_per_task=20,
-    iterations=8,
+    iterations=40,
 )
 
 if __name__ == "__main__":

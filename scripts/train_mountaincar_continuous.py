@@ -9,6 +9,7 @@ Options: those of `mtrl train rl`. This is that command and `mtrl evaluate` in o
 import sys
 
 from mtrl.commands.experiment import experiment
+from mtrl.meta.outer import TRPO
 from mtrl.meta.reinforcement import ReinforcementConfig
 
 CONFIG = ReinforcementConfig(
@@ -16,6 +17,7 @@ CONFIG = ReinforcementConfig(
     preset="extrapolation",
     hidden=(32, 32),
     activation="tanh",
+    outer=TRPO(curvature_fraction=1.0),
     tasks_per_batch=10,
     episodes_per_task=10,
     iterations=50,

@@ -73,8 +73,8 @@ class ReinforcementConfig:
     """Inner loss: log-likelihood (MAML) or probability ratio (ProMP; a Hessian of lower variance)."""
     advantages: AdvantageSettings = field(default_factory=AdvantageSettings)
     """How rewards become advantages in the inner loop."""
-    outer_advantages: AdvantageSettings | None = None
-    """The same for the outer update; as in the inner loop if left out."""
+    outer_advantages: AdvantageSettings = field(default_factory=AdvantageSettings)
+    """The same for the outer update."""
     outer: TRPO = field(default_factory=TRPO)
     """The outer update."""
     tasks_per_batch: int = 20
@@ -232,7 +232,7 @@ def _collect_meta_batch(
             )
         )
         adapted = len(batches) == config.learner.inner_steps
-        settings = (config.outer_advantages if adapted else None) or config.advantages
+        settings = config.outer_advantages if adapted else config.advantages
         batches.append(policy_batch(rollouts[-1], how.policy, policy_params, settings))
     return rollouts, batches[:-1], batches[-1]
 
