@@ -159,7 +159,7 @@ class GymnasiumRenderer:
         except DependencyNotInstalled as error:
             raise MissingExtraError(
                 f"rendering {self._family.name!r} needs pygame; "
-                'pip install "gymnasium[classic-control]"'
+                'pip install "mtrl-suite[classic-control]"'
             ) from error
         return None if picture is None else np.asarray(picture)
 
