@@ -18,7 +18,7 @@ from mtrl.reproduce.trainings import Training, train_all
 from mtrl.versions import library_versions
 
 FOLDER = Path("runs/demo")
-ITERATIONS = 40
+ITERATIONS = 60
 SETTINGS = EvaluationSettings(tasks=200, episodes=20, steps=3)
 
 

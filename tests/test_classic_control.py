@@ -431,5 +431,5 @@ def test_without_pygame_rendering_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "pygame", None)
     env = CartPole().make("train", render_mode="rgb_array")
     env.reset(seed=0)
-    with pytest.raises(MissingExtraError, match=r'pip install "gymnasium\[classic-control\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "mtrl-suite\[classic-control\]"'):
         env.render()

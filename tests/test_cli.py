@@ -455,12 +455,12 @@ def test_watch_serves_the_runs_on_the_loopback_address_only(runs: Path) -> None:
             assert process.stdout is not None
             found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
             assert found is not None
-            with urllib.request.urlopen(f"{found[0]}data/logdir", timeout=30) as answer:
+            with urllib.request.urlopen(f"{found[0]}data/logdir", timeout=120) as answer:
                 assert json.load(answer)["logdir"] == str(runs)
             if Path("/proc/net/tcp").exists():
                 assert listening_addresses(process.pid, int(found[1])) == ["0100007F"]
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=120) == 0
         finally:
             process.kill()
 

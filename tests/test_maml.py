@@ -37,6 +37,9 @@ OPTIONS = {
     },
     MetaSGD: {
         "initial_step_size": (0.2, 0.3),
+        "initial_by_prefix": {"layers.1": (0.2, 0.3)},
+        "unit": 3.0,
+        "unit_by_prefix": {"layers.1": 3.0},
         "granularity": "tensor",
         "per_step": True,
         "positive": True,
