@@ -268,7 +268,8 @@ def _legend_below(figure: "Figure", axes: "Axes") -> None:
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(len(labels), 4),
+        # Four entries are wider than a figure of two small panels, which would cut them off.
+        ncols=min(len(labels), 4 if figure.get_figwidth() >= 6 else 2),
         frameon=False,
         columnspacing=1.4,
         handletextpad=0.5,

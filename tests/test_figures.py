@@ -204,3 +204,14 @@ def test_drawing_leaves_pyplot_alone() -> None:
         [sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("per_row", [2, 4])
+def test_the_legend_lies_within_the_picture(per_row: int) -> None:
+    paths = np.random.default_rng(0).uniform(-0.5, 0.5, (4, 9, 2))
+    figure = navigation_trajectories(paths, paths, paths[:, 0], per_row=per_row)
+    to_image(figure)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.height
