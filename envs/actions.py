@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtrl.envs.batched import BatchedEnv
 from mtrl.errors import UsageError
+from mtrl.rollouts import EpisodeBatch
 
 __all__ = ["ScaledActions", "to_space"]
 
@@ -43,11 +43,19 @@ def to_space(space: gym.Space[Any], device: torch.device | str) -> Callable[[Ten
 
 
 class ScaledActions:
-    """A batch of environments that takes actions as policies give them."""
+    """A batch of environments that takes actions as policies give them.
 
-    def __init__(self, env: BatchedEnv) -> None:
+    Args:
+        env: takes actions of `space`.
+        space: of one environment's action.
+        device: where the actions are.
+    """
+
+    def __init__(
+        self, env: EpisodeBatch, space: gym.Space[Any], device: torch.device | str
+    ) -> None:
         self._env = env
-        self._to_space = to_space(env.family.action_space, env.device)
+        self._to_space = to_space(space, device)
 
     @property
     def horizon(self) -> int:

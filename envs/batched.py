@@ -7,9 +7,12 @@ The faces are a Gymnasium environment, a Gymnasium vector environment, a Stable-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from mtrl.envs.dynamics import BatchedEnv, Dynamics, TensorParams
 from mtrl.envs.family import TaskSource
 from mtrl.envs.gym_env import BatchedGymEnv
+from mtrl.envs.task import Task
 from mtrl.envs.vector_env import BatchedVectorEnv
 
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ class BatchedFamily(Dynamics):
         `seed` is that of the first reset, as if it were given there.
         """
         return BatchedVectorEnv(self, tasks, seed=seed)
+
+    def batch(
+        self, tasks: Sequence[Task], *, repeats: int = 1, device: torch.device | str = "cpu"
+    ) -> BatchedEnv:
+        """Return a batch with `repeats` slots per task, task-major, on any device."""
+        return BatchedEnv(self, self.tensors(tasks, repeats=repeats, device=device))
 
     def make_sb3(self, tasks: Sequence[TaskSource], seed: int | None = None) -> "BatchedVecEnv":
         """Return a Stable-Baselines3 `VecEnv`, one sub-environment per task source."""

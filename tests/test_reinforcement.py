@@ -369,7 +369,7 @@ def test_episodes_without_an_end_are_refused_and_cut_off_if_asked_to(
 
 def test_a_family_without_batched_dynamics_is_refused(tmp_path: Path) -> None:
     config = replace(TINY, family="sinusoid", family_options={})
-    with pytest.raises(UsageError, match=r"'sinusoid' has no batched dynamics; .* supervised"):
+    with pytest.raises(UsageError, match=r"'sinusoid' has no episodes; .* supervised"):
         train(tmp_path, config)
 
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl.envs.actions import ScaledActions
-from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.episodes import episode_batch
+from mtrl.envs.family import TaskFamily
 from mtrl.envs.task import Task
 from mtrl.meta.agent import MetaAgent, Transition
 from mtrl.rollouts import CHECK_EVERY, episode_steps
@@ -40,7 +41,7 @@ class AdaptationProtocol:
 @torch.no_grad()
 def adaptation_returns(
     agent: MetaAgent,
-    family: BatchedFamily,
+    family: TaskFamily,
     tasks: Sequence[Task],
     protocol: AdaptationProtocol,
     generator: torch.Generator,
@@ -85,7 +86,7 @@ class _Watch:
 
 def _run_round(
     agent: MetaAgent,
-    family: BatchedFamily,
+    family: TaskFamily,
     tasks: Sequence[Task],
     protocol: AdaptationProtocol,
     generator: torch.Generator,
@@ -93,8 +94,8 @@ def _run_round(
 ) -> torch.Tensor:
     """Run whole episodes of every task at once; return each task's mean return (tasks,)."""
     shape, device = (len(tasks), protocol.episodes), generator.device
-    params = family.tensors(tasks, repeats=protocol.episodes, device=device)
-    env = ScaledActions(BatchedEnv(family, params))
+    batch = episode_batch(family, tasks, repeats=protocol.episodes, device=device)
+    env = ScaledActions(batch, family.action_space, device)
     seeds = torch.randint(2**62, (shape[0] * shape[1],), generator=generator, device=device)
     observations = env.reset(seeds).view(*shape, -1)
     running = torch.ones(shape, device=device)

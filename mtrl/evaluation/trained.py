@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from mtrl.agents.gradient import FrozenAgent, GradientAgent
 from mtrl.checkpoint import CheckpointStore
 from mtrl.config import check_at_least, check_positive, from_toml
-from mtrl.envs.batched import BatchedFamily
-from mtrl.envs.family import FewShotFamily
+from mtrl.envs.family import FewShotFamily, TaskFamily
 from mtrl.envs.registry import family_spec
 from mtrl.envs.task import Task
 from mtrl.errors import MtrlError, UsageError
@@ -93,7 +92,7 @@ class TrainedRun:
     iteration: int
 
     @property
-    def family(self) -> BatchedFamily | FewShotFamily:
+    def family(self) -> TaskFamily | FewShotFamily:
         """The task family that it was trained on."""
         if isinstance(self.config, SupervisedConfig):
             return few_shot_family(self.config.family, self.config.preset)
@@ -184,7 +183,7 @@ def load_run(directory: Path | str) -> TrainedRun:
 
 
 def anchor_scores(
-    family: BatchedFamily | FewShotFamily, tasks: Sequence[Task], steps: int
+    family: TaskFamily | FewShotFamily, tasks: Sequence[Task], steps: int
 ) -> dict[str, Scores]:
     """Return by name what needs no learner, if the family knows: acting without aim, and the best."""
     returns: dict[str, Scores] = {}

@@ -14,7 +14,8 @@ import gymnasium as gym
 from mtrl.agents.gradient import GradientAgent
 from mtrl.config import check_at_least, check_positive
 from mtrl.envs.actions import ScaledActions, to_space
-from mtrl.envs.batched import BatchedEnv, BatchedFamily
+from mtrl.envs.episodes import episode_batch
+from mtrl.envs.family import TaskFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
 from mtrl.errors import UsageError
@@ -108,7 +109,7 @@ class ReinforcementConfig:
         check_at_least(self, 0, "seed")
 
 
-def build_policy(config: ReinforcementConfig, family: BatchedFamily) -> GradientAdaptation:
+def build_policy(config: ReinforcementConfig, family: TaskFamily) -> GradientAdaptation:
     """Return the policy and learner that `config` describes, as the spaces of `family` need them.
 
     Raises:
@@ -117,15 +118,16 @@ def build_policy(config: ReinforcementConfig, family: BatchedFamily) -> Gradient
     return GradientAdaptation(_policy(config, family), config.learner, config.inner_objective)
 
 
-def _policy(config: ReinforcementConfig, family: BatchedFamily) -> Policy:
+def _policy(config: ReinforcementConfig, family: TaskFamily) -> Policy:
     to_space(family.action_space, config.device)  # refuses spaces that no policy acts in
     observations, actions = family.observation_space, family.action_space
-    if len(observations.shape) != 1:
+    shape = observations.shape if isinstance(observations, gym.spaces.Box) else None
+    if shape is None or len(shape) != 1:
         raise UsageError(
             f"observations of {config.family!r} are {observations}; meta-training takes vectors of "
             "real numbers, so choose another family"
         )
-    (size,) = observations.shape
+    (size,) = shape
     network = (config.hidden, config.activation, config.initializer, config.output_scale)
     if isinstance(actions, gym.spaces.Discrete):
         return CategoricalPolicy(size, int(actions.n), *network)
@@ -133,17 +135,17 @@ def _policy(config: ReinforcementConfig, family: BatchedFamily) -> Policy:
     return GaussianPolicy(size, dimensions, *network, config.initial_std, config.min_std)
 
 
-def reinforcement_family(config: ReinforcementConfig) -> BatchedFamily:
+def reinforcement_family(config: ReinforcementConfig) -> TaskFamily:
     """Return the family that `config` names.
 
     Raises:
-        UsageError: there is no such family or preset, its dynamics are not batched, or its episodes
-            are too long.
+        UsageError: there is no such family or preset, it is supervised, or its episodes are too
+            long.
     """
     family = get_family(config.family, config.preset, **config.family_options)
-    if not isinstance(family, BatchedFamily):
+    if not isinstance(family, TaskFamily):
         raise UsageError(
-            f"family {config.family!r} has no batched dynamics; train it with `mtrl train supervised`"
+            f"family {config.family!r} has no episodes; train it with `mtrl train supervised`"
         )
     episode_steps(family.horizon, config.max_episode_steps)
     return family
@@ -206,14 +208,14 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
 def _collect_meta_batch(
     config: ReinforcementConfig,
     how: GradientAdaptation,
-    family: BatchedFamily,
+    family: TaskFamily,
     session: Session,
     tasks: Sequence[Task],
 ) -> tuple[list[Rollout], list[PolicyBatch], PolicyBatch]:
     """Collect episodes before each inner step and after the last, adapting in between."""
     generator = session.streams.generator("episodes")
-    params = family.tensors(tasks, repeats=config.episodes_per_task, device=config.device)
-    env = ScaledActions(BatchedEnv(family, params))
+    episodes = episode_batch(family, tasks, repeats=config.episodes_per_task, device=config.device)
+    env = ScaledActions(episodes, family.action_space, config.device)
     policy_params = expand_to_tasks(session.meta.params, len(tasks))
     shape = (len(tasks), config.episodes_per_task)
     rollouts: list[Rollout] = []
@@ -240,7 +242,7 @@ def _collect_meta_batch(
 def _evaluate(
     session: Session,
     how: GradientAdaptation,
-    family: BatchedFamily,
+    family: TaskFamily,
     held_out: list[Task],
     config: ReinforcementConfig,
     iteration: int,
