@@ -116,7 +116,8 @@ class FamilySpec:
     """How the registry makes a family: its factory and, by preset, the factory's arguments.
 
     The first preset is the default. A third party declares a `FamilySpec` and names it in the
-    entry-point group `mtrl.task_families`.
+    entry-point group `mtrl.task_families`. `extra` names the extra of this distribution without
+    which its environments cannot be made.
 
     Raises:
         UsageError: there is no preset.
@@ -126,6 +127,7 @@ class FamilySpec:
     factory: Callable[..., TaskFamily | FewShotFamily]
     presets: Mapping[str, Mapping[str, Any]]
     summary: str
+    extra: str | None = None
 
     def __post_init__(self) -> None:
         if not self.presets:
