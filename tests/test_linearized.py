@@ -173,8 +173,8 @@ def test_smaller_supports_change_the_hessian_and_nothing_else() -> None:
     params, alphas = problem(1, ALL, False)
     start, whole = expand_to_tasks(params, TASKS), supports(1)
     part = [(x[:, :2], y[:, :2]) for x, y in whole]
-    thinned = linearize_adaptation(start, alphas, squared_error, whole, curvature_supports=part)
     full = linearize_adaptation(start, alphas, squared_error, whole)
+    thinned = full.with_curvature(squared_error, part)
     only_part = linearize_adaptation(start, alphas, squared_error, part)
     still = {name: torch.zeros_like(value) for name, value in params.items()}
     change = like(params, seed=50)

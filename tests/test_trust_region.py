@@ -1,5 +1,6 @@
 """TRPO on meta-parameters against dense matrices and autograd through the inner loop."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,20 @@ from tiny_regression import EXACT
 from torch import Tensor
 from torch.testing import assert_close
 
+from mtrl.meta import trust_region
+from mtrl.meta.fisher import StepSizeDerivative
 from mtrl.meta.inner import adapt, expand_to_tasks
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import PolicyBatch, policy_loss, surrogate_loss
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.trust_region import GradientAdaptation, _fisher_product, meta_trust_region_step
+from mtrl.meta.trust_region import (
+    GradientAdaptation,
+    _adapted_policies,
+    _thinned,
+    meta_trust_region_step,
+)
 from mtrl.nets import Params
 from mtrl.policies import Distribution, Policy
 
@@ -80,6 +88,18 @@ class Problem:
         return meta, step.improvement, step.kl, step.fraction
 
 
+def fisher_product(
+    problem: Problem, how: GradientAdaptation | None = None, stride: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """Return the product with the mean of the tasks' Fisher informations."""
+    how, meta, supports = how or problem.how, problem.meta, problem.supports
+    step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
+    policies = [_adapted_policies(how, meta, supports, problem.query, step_sizes)]
+    if stride > 1:
+        policies = _thinned(how, policies[0].derivative, supports, problem.query, stride)
+    return lambda vector: torch.stack([p.fisher_product(vector) for p in policies]).sum(0) / 2
+
+
 @pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])
 @each_learner
 def test_the_fisher_product_is_the_hessian_of_the_mean_kl(
@@ -88,7 +108,7 @@ def test_the_fisher_product_is_the_hessian_of_the_mean_kl(
     if policy is CHOOSING and "log_std" in getattr(learner, "adapted", ()):
         learner = replace(learner, adapted=("layers.1",))
     problem = Problem(learner, policy)
-    product = _fisher_product(problem.how, problem.meta, problem.supports, problem.query)
+    product = fisher_product(problem)
     size = len(problem.meta.flat())
     ours = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
     assert ours.abs().max() > 0.01
@@ -145,10 +165,7 @@ def test_both_inner_objectives_adapt_alike_but_bend_differently() -> None:
     adapted = problem.how.adapt(problem.meta, problem.supports)
     assert_close(ratio.adapt(problem.meta, problem.supports), adapted, **EXACT)
     vector = torch.ones_like(problem.meta.flat())
-    products = [
-        _fisher_product(how, problem.meta, problem.supports, problem.query)(vector)
-        for how in (problem.how, ratio)
-    ]
+    products = [fisher_product(problem, how)(vector) for how in (problem.how, ratio)]
     assert (products[0] - products[1]).abs().max() > 1e-3
 
 
@@ -156,9 +173,21 @@ def test_the_curvature_may_use_a_share_of_the_samples() -> None:
     problem = Problem(MetaSGD())
     whole, half = (problem.step(TRPO(curvature_fraction=share)) for share in (1.0, 0.5))
     assert (whole[0].flat() - half[0].flat()).abs().max() > 1e-4
-    product = _fisher_product(problem.how, problem.meta, problem.supports, problem.query, stride=2)
+    product = fisher_product(problem, stride=2)
     vector = problem.gradient()
     assert_close(product(vector) @ vector, vector @ product(vector), **EXACT)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@each_learner
+def test_chunks_of_tasks_change_nothing(
+    learner: MAML | MetaSGD, fraction: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(learner)
+    settings = TRPO(damping=0.1, curvature_fraction=fraction)
+    together = problem.step(settings)[0].flat()
+    monkeypatch.setattr(trust_region, "SAMPLES_PER_CHUNK", 1)  # one task at a time
+    assert_close(problem.step(settings)[0].flat(), together, rtol=0, atol=1e-10)
 
 
 def test_a_query_without_advantages_changes_nothing() -> None:

@@ -13,15 +13,15 @@ with alpha = 0 for the parameters that the inner loop freezes, on which g depend
 The graph of g is built once per inner step and reused by every product.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from mtrl.meta.inner import Batch, TaskLoss, expand_to_tasks, task_gradients
 from mtrl.nets import Params
 
-__all__ = ["LinearizedAdaptation", "linearize_adaptation"]
+__all__ = ["LinearizedAdaptation", "concatenate", "linearize_adaptation"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class _Stage:
         )
         return dict(zip(inputs, products, strict=True))
 
+    def on_tasks(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "_Stage":
+        """Return the step with `change` made to all that has a task axis, without curvature."""
+        leaves = {name: change(value.detach()) for name, value in self.leaves.items()}
+        gradients = {name: change(value) for name, value in self.gradients.items()}
+        return _Stage(leaves, gradients, gradients, self.step_sizes)
+
 
 @dataclass(frozen=True)
 class LinearizedAdaptation:
@@ -73,6 +79,34 @@ class LinearizedAdaptation:
 
     adapted: Params
     stages: tuple[_Stage, ...]
+
+    def of_tasks(self, first: int, last: int) -> "LinearizedAdaptation":
+        """Return the adaptation of a range of the tasks, without curvature."""
+        stages = (stage.on_tasks(lambda value: value[first:last]) for stage in self.stages)
+        adapted = {name: value[first:last] for name, value in self.adapted.items()}
+        return LinearizedAdaptation(adapted, tuple(stages))
+
+    def without_curvature(self) -> "LinearizedAdaptation":
+        """Return the same adaptation as if the gradients were constants; no graph is kept."""
+        return self.of_tasks(0, next(iter(self.adapted.values())).shape[0])
+
+    def with_curvature(
+        self, loss: TaskLoss[Batch], supports: Sequence[Batch]
+    ) -> "LinearizedAdaptation":
+        """Return the same adaptation with the Hessians of other support sets.
+
+        Hessians cost most; smaller supports make them cheaper, and adaptation itself and the derivative by
+        the step sizes stay what they were.
+        """
+        stages = []
+        for stage, support in zip(self.stages, supports, strict=True):
+            leaves = {name: value.detach().requires_grad_() for name, value in stage.leaves.items()}
+            with torch.enable_grad():
+                curvature = task_gradients(
+                    leaves, tuple(leaves), loss, support, differentiable=True
+                )
+            stages.append(replace(stage, leaves=leaves, curvature=curvature))
+        return replace(self, stages=tuple(stages))
 
     def push(self, params: Params, step_sizes: Sequence[Params]) -> Params:
         """Return the change of `adapted`, each (tasks, ...), for a small change of the inputs.
@@ -117,6 +151,20 @@ class LinearizedAdaptation:
         return shared, d_step_sizes[::-1]
 
 
+def concatenate(parts: Sequence[LinearizedAdaptation]) -> LinearizedAdaptation:
+    """Return the adaptation of the tasks of all `parts`, made with the same step sizes; without curvature."""
+
+    def joined(each: Sequence[Params]) -> Params:
+        return {name: torch.cat([part[name].detach() for part in each]) for name in each[0]}
+
+    stages = []
+    for same_step in zip(*(part.stages for part in parts), strict=True):
+        gradients = joined([stage.gradients for stage in same_step])
+        leaves = joined([stage.leaves for stage in same_step])
+        stages.append(_Stage(leaves, gradients, gradients, same_step[0].step_sizes))
+    return LinearizedAdaptation(joined([part.adapted for part in parts]), tuple(stages))
+
+
 def linearize_adaptation(
     params: Params,
     step_sizes: Sequence[Params],
@@ -124,34 +172,23 @@ def linearize_adaptation(
     supports: Sequence[Batch],
     *,
     first_order: bool = False,
-    curvature_supports: Sequence[Batch] | None = None,
 ) -> LinearizedAdaptation:
     """Adapt as `mtrl.meta.inner.adapt` does and keep what products with the derivative need.
 
     Args:
         params: per-task parameters, each (tasks, ...).
         step_sizes, loss, supports, first_order: as for `adapt`.
-        curvature_supports: smaller support sets to take the Hessians from, which cost most; adaptation itself
-            and the derivative by the step sizes still use all of `supports`.
     """
     params = {name: value.detach() for name, value in params.items()}
     stages: list[_Stage] = []
-    for step, (alpha, support) in enumerate(zip(step_sizes, supports, strict=True)):
+    for alpha, support in zip(step_sizes, supports, strict=True):
         alpha = {name: value.detach() for name, value in alpha.items()}
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-
-        def gradients_on(data: Batch, differentiable: bool, leaves: Params = leaves) -> Params:
-            with torch.enable_grad():
-                return task_gradients(
-                    leaves, tuple(leaves), loss, data, differentiable=differentiable
-                )
-
-        if curvature_supports is None or first_order:
-            curvature = gradients_on(support, not first_order)
-            gradients = {name: value.detach() for name, value in curvature.items()}
-        else:
-            curvature = gradients_on(curvature_supports[step], True)
-            gradients = gradients_on(support, False)
+        with torch.enable_grad():
+            curvature = task_gradients(
+                leaves, tuple(leaves), loss, support, differentiable=not first_order
+            )
+        gradients = {name: value.detach() for name, value in curvature.items()}
         stages.append(_Stage(leaves, gradients, curvature, alpha))
         stepped = {name: params[name] - alpha[name] * gradients[name] for name in alpha}
         params = {**params, **stepped}

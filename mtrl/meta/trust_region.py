@@ -3,15 +3,15 @@
 Finn et al. 2017 update the initialisation so; Li et al. 2017 the initialisation and the step sizes together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from mtrl.meta.fisher import AdaptationDerivative, AdaptedPolicies, StepSizeDerivative
 from mtrl.meta.inner import adapt, expand_to_tasks
-from mtrl.meta.jacobian import Jacobian
-from mtrl.meta.linearized import LinearizedAdaptation, linearize_adaptation
+from mtrl.meta.linearized import LinearizedAdaptation, concatenate, linearize_adaptation
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
@@ -55,12 +55,7 @@ class GradientAdaptation:
         ]
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in meta.params}
 
-    def linearize(
-        self,
-        meta: MetaParams,
-        supports: Sequence[PolicyBatch],
-        curvature_supports: Sequence[PolicyBatch] | None = None,
-    ) -> LinearizedAdaptation:
+    def linearize(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> LinearizedAdaptation:
         """Take the same steps and keep what products with their derivative need."""
         return linearize_adaptation(
             expand_to_tasks(meta.params, supports[0].weights.shape[0]),
@@ -68,70 +63,7 @@ class GradientAdaptation:
             policy_loss(self.policy, self.objective),
             supports,
             first_order=self.learner.first_order,
-            curvature_supports=curvature_supports,
         )
-
-
-class _StepSizes:
-    """The derivative of the step sizes of each inner step by the learned ones."""
-
-    def __init__(self, learner: MetaLearner, meta: MetaParams, steps: int) -> None:
-        self._learned = _leaves(meta.step_sizes)
-        with torch.enable_grad():
-            self._expanded = learner.step_sizes(self._learned, meta.params, steps)
-        values = [value for alpha in self._expanded for value in alpha.values()]
-        self._jacobian = Jacobian(values, list(self._learned.values())) if self._learned else None
-
-    def push(self, change: Params) -> Sequence[Params]:
-        """Return the change of the step sizes for a change of the learned ones."""
-        if self._jacobian is None:
-            return [
-                {name: torch.zeros_like(value) for name, value in alpha.items()}
-                for alpha in self._expanded
-            ]
-        values = iter(self._jacobian.push(list(change.values())))
-        return [{name: next(values) for name in alpha} for alpha in self._expanded]
-
-    def pull(self, cotangents: Sequence[Params]) -> Params:
-        """Return the gradient by the learned step sizes for gradients by those of the inner steps."""
-        if self._jacobian is None:
-            return {}
-        values = [value for alpha in cotangents for value in alpha.values()]
-        return dict(zip(self._learned, self._jacobian.pull(values), strict=True))
-
-
-class _Derivative:
-    """The derivative of adapted parameters by meta-parameters, at one point and one meta-batch."""
-
-    def __init__(
-        self,
-        how: GradientAdaptation,
-        meta: MetaParams,
-        supports: Sequence[PolicyBatch],
-        curvature_supports: Sequence[PolicyBatch] | None = None,
-    ) -> None:
-        self._meta = meta
-        self._step_sizes = _StepSizes(how.learner, meta, len(supports))
-        self._adaptation = how.linearize(meta, supports, curvature_supports)
-        self.adapted = self._adaptation.adapted
-
-    def push(self, vector: Tensor) -> Params:
-        """Return the change of the adapted parameters for a change `vector` of the meta-parameters."""
-        change = self._meta.like(vector)
-        return self._adaptation.push(change.params, self._step_sizes.push(change.step_sizes))
-
-    def pull(self, cotangent: Params) -> Tensor:
-        """Return the gradient of sum(cotangent * adapted) by the meta-parameters, one vector."""
-        params, step_sizes = self._adaptation.pull(cotangent)
-        return MetaParams(params, self._step_sizes.pull(step_sizes)).flat()
-
-
-def _leaves(params: Params) -> Params:
-    return {name: value.detach().requires_grad_() for name, value in params.items()}
-
-
-def _detached(distribution: Distribution) -> Distribution:
-    return distribution.like(value.detach() for value in distribution)
 
 
 def _task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
@@ -146,66 +78,41 @@ def _task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
         ]
 
 
-def _fisher_product(
+def _adapted_policies(
     how: GradientAdaptation,
     meta: MetaParams,
     supports: Sequence[PolicyBatch],
     query: PolicyBatch,
-    stride: int = 1,
-) -> Callable[[Tensor], Tensor]:
-    """Return the product with the mean Fisher information of the adapted policies (Gauss-Newton).
+    step_sizes: StepSizeDerivative,
+) -> AdaptedPolicies:
+    """Return the policies adapted on `supports`, on the samples that they took."""
+    derivative = AdaptationDerivative(meta, step_sizes, how.linearize(meta, supports))
+    return AdaptedPolicies(how.policy, derivative, query)
 
-    At the point where the samples were taken this is the Hessian of the mean KL. With a `stride`, policies and
-    inner Hessians are averaged over one in so many samples; adaptation itself uses all of the supports.
+
+def _thinned(
+    how: GradientAdaptation,
+    whole: AdaptationDerivative,
+    supports: Sequence[PolicyBatch],
+    query: PolicyBatch,
+    stride: int,
+) -> list[AdaptedPolicies]:
+    """Return the policies of `whole` on one in so many samples, and inner Hessians averaged over as few.
+
+    The adapted parameters and the derivative by the step sizes stay those of all supports.
     """
-    tasks = query.valid.shape[0]
-    thin = [batch.every(stride) for batch in supports] if stride > 1 else []
-    chunks = [
-        _chunk_fisher_product(how, meta, chunk, len(thin))
-        for chunk in _task_chunks([query.every(stride), *thin, *supports])
-    ]
-    return lambda vector: torch.stack([chunk(vector) for chunk in chunks]).sum(0) / tasks
-
-
-def _chunk_fisher_product(
-    how: GradientAdaptation, meta: MetaParams, batches: Sequence[PolicyBatch], thinned: int
-) -> Callable[[Tensor], Tensor]:
-    """Return the product with the sum of the tasks' Fisher informations.
-
-    Args:
-        how, meta: as for `_fisher_product`.
-        batches: the query, then `thinned` supports for the curvature alone, then the supports.
-        thinned: how many; with none the supports serve for both.
-    """
-    query, *rest = batches
-    derivative = _Derivative(how, meta, rest[thinned:], rest[:thinned] or None)
-    leaves = _leaves(derivative.adapted)
-    with torch.enable_grad():
-        distribution = how.policy(leaves, query.observations)
-    jacobian = Jacobian(list(distribution), list(leaves.values()))
-    fixed = _detached(distribution)
-
-    def product(vector: Tensor) -> Tensor:
-        change = fixed.like(jacobian.push(list(derivative.push(vector).values())))
-        pulled = jacobian.pull(list(fixed.fisher(change, query.valid)))
-        return derivative.pull(dict(zip(leaves, pulled, strict=True)))
-
-    return product
-
-
-def _outer_gradient(
-    how: GradientAdaptation, meta: MetaParams, *batches: PolicyBatch
-) -> tuple[Tensor, Tensor, Distribution]:
-    """Return the sum of the tasks' outer losses, its gradient, and the adapted policies on the query."""
-    *supports, query = batches
-    derivative = _Derivative(how, meta, supports)
-    leaves = _leaves(derivative.adapted)
-    with torch.enable_grad():
-        distribution = how.policy(leaves, query.observations)
-        loss = surrogate(distribution, query).sum()
-    pulled = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-    gradient = derivative.pull(dict(zip(leaves, pulled, strict=True)))
-    return loss.detach(), gradient, _detached(distribution)
+    loss = policy_loss(how.policy, how.objective)
+    thin = [batch.every(stride) for batch in (*supports, query)]
+    policies, first = [], 0
+    for *chunk, taken in _task_chunks(thin):
+        last = first + taken.weights.shape[0]
+        adaptation = whole.adaptation.of_tasks(first, last)
+        if not how.learner.first_order:
+            adaptation = adaptation.with_curvature(loss, chunk)
+        derivative = replace(whole, adaptation=adaptation)
+        policies.append(AdaptedPolicies(how.policy, derivative, taken))
+        first = last
+    return policies
 
 
 def meta_trust_region_step(
@@ -225,20 +132,45 @@ def meta_trust_region_step(
         settings: see `TRPO`.
     """
     tasks = query.valid.shape[0]
+    stride = round(1 / settings.curvature_fraction)
+    step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
     chunks = list(_task_chunks([*supports, query]))
-    losses, gradients, old = zip(*(_outer_gradient(how, meta, *c) for c in chunks), strict=True)
+    totals, old, curved, parts = [], [], [], []
+    for *support, taken in chunks:
+        policies = _adapted_policies(how, meta, support, taken, step_sizes)
+        totals.append(torch.cat([part.view(-1) for part in policies.outer_gradient()]))
+        old.append(policies.fixed)
+        if stride == 1:
+            curved.append(policies)
+        else:  # the graphs of a chunk are not kept beside those of the next
+            parts.append(policies.derivative.adaptation.without_curvature())
+    if stride > 1:
+        whole = AdaptationDerivative(meta, step_sizes, concatenate(parts))
+        curved = _thinned(how, whole, supports, query, stride)
+    mean = torch.stack(totals).sum(0) / tasks
+
+    def fisher(vector: Tensor) -> Tensor:
+        return torch.stack([some.fisher_product(vector) for some in curved]).sum(0) / tasks
 
     @torch.no_grad()
     def evaluate(vector: Tensor) -> tuple[Tensor, Tensor]:
-        candidate, total = meta.like(vector), vector.new_zeros(2)
-        for (*support, taken), before in zip(chunks, old, strict=True):
-            after = how.policy(how.adapt(candidate, support), taken.observations)
-            kl = (before.kl(after) * taken.valid).sum()
-            total += torch.stack([surrogate(after, taken).sum(), kl])
-        return total[0] / tasks, total[1] / tasks
+        total = _loss_and_kl(how, meta.like(vector), chunks, old) / tasks
+        return total[0], total[1]
 
-    thin = round(1 / settings.curvature_fraction)
-    fisher = _fisher_product(how, meta, supports, query, thin)
-    start = (torch.stack(losses).sum() / tasks, torch.stack(gradients).sum(0) / tasks)
-    step = trust_region_step(meta.flat(), start, fisher, evaluate, settings)
+    step = trust_region_step(meta.flat(), (mean[0], mean[1:]), fisher, evaluate, settings)
     return meta.like(step.point), step
+
+
+def _loss_and_kl(
+    how: GradientAdaptation,
+    meta: MetaParams,
+    chunks: Iterable[Sequence[PolicyBatch]],
+    old: Iterable[Distribution],
+) -> Tensor:
+    """Return the sums over tasks of the outer loss and of the KL from the `old` policies, of `meta` adapted."""
+    totals = []
+    for (*supports, query), before in zip(chunks, old, strict=True):
+        after = how.policy(how.adapt(meta, supports), query.observations)
+        kl = (before.kl(after) * query.valid).sum()
+        totals.append(torch.stack([surrogate(after, query).sum(), kl]))
+    return torch.stack(totals).sum(0)
