@@ -31,6 +31,7 @@ class GradientAgent:
         self._advantages = advantages
         self._params: Params = meta.params
         self._transitions: list[Transition] = []
+        self._log_probs: list[Tensor] = []
         self._rounds = 0
 
     @property
@@ -41,13 +42,16 @@ class GradientAgent:
     def begin(self, n_tasks: int) -> None:
         """Start from the meta-learned initialisation on `n_tasks` new tasks."""
         self._params = expand_to_tasks(self._meta.params, n_tasks)
-        self._transitions = []
+        self._transitions, self._log_probs = [], []
         self._rounds = 0
 
     def act(self, observations: Tensor, generator: torch.Generator) -> Tensor:
         """Sample actions (tasks, episodes, ...) from the policy adapted so far."""
         noise = self._how.policy.noise(tuple(observations.shape[:-1]), generator)
-        return self._how.policy(self._params, observations).sample(noise)
+        distribution = self._how.policy(self._params, observations)
+        actions = distribution.sample(noise)
+        self._log_probs.append(distribution.log_prob(actions))
+        return actions
 
     def observe(self, transition: Transition) -> None:
         """Keep the transition for the next adaptation."""
@@ -55,14 +59,12 @@ class GradientAgent:
 
     def adapt(self) -> None:
         """Take the next inner step on the episodes observed since the last one."""
-        batch = policy_batch(
-            _rollout(self._transitions), self._how.policy, self._params, self._advantages
-        )
+        batch = policy_batch(_rollout(self._transitions, self._log_probs), self._advantages)
         learner, meta = self._how.learner, self._meta
         step_sizes = learner.step_sizes(meta.step_sizes, meta.params, self._rounds + 1)[-1]
         loss = policy_loss(self._how.policy, self._how.objective)
         self._params = adapt(self._params, [step_sizes], loss, [batch], first_order=True)
-        self._transitions = []
+        self._transitions, self._log_probs = [], []
         self._rounds += 1
 
 
@@ -81,13 +83,14 @@ class FrozenAgent(GradientAgent):
         """Stay as meta-training left it."""
 
 
-def _rollout(transitions: list[Transition]) -> Rollout:
+def _rollout(transitions: list[Transition], log_probs: list[Tensor]) -> Rollout:
     def stacked(field: str) -> Tensor:
         return torch.stack([getattr(step, field) for step in transitions], dim=2)
 
     return Rollout(
         observations=stacked("observations"),
         actions=stacked("actions"),
+        log_probs=torch.stack(log_probs, dim=2),
         rewards=stacked("rewards"),
         mask=stacked("running"),
         terminated=stacked("terminated"),

@@ -42,6 +42,7 @@ class Rollout:
     Attributes:
         observations: (tasks, episodes, time, features), before each action.
         actions: (tasks, episodes, time, ...), as sampled: real numbers (..., actions), or choices.
+        log_probs: (tasks, episodes, time), of the actions under the policy that took them.
         rewards: (tasks, episodes, time), 0 after the end.
         mask: (tasks, episodes, time), 1 up to and including the last step of the episode, then 0.
         terminated: (tasks, episodes, time), 1 at the step by which the task itself ended the episode; an
@@ -51,6 +52,7 @@ class Rollout:
 
     observations: Tensor
     actions: Tensor
+    log_probs: Tensor
     rewards: Tensor
     mask: Tensor
     terminated: Tensor
@@ -71,7 +73,7 @@ class Rollout:
         longest = int(self.mask.sum(-1).max())
         if longest == self.mask.shape[-1]:
             return self
-        names = ("observations", "actions", "rewards", "mask", "terminated")
+        names = ("observations", "actions", "log_probs", "rewards", "mask", "terminated")
         return replace(self, **{name: getattr(self, name)[:, :, :longest] for name in names})
 
     def flat(self, value: Tensor) -> Tensor:
@@ -124,12 +126,16 @@ def collect(
     noise = policy.noise((horizon, tasks, episodes), generator)
     observation = env.reset(seeds)
     running = torch.ones(slots, device=device)
-    history: dict[str, list[Tensor]] = {key: [] for key in ("obs", "act", "rew", "mask", "term")}
+    history: dict[str, list[Tensor]] = {
+        key: [] for key in ("obs", "act", "logp", "rew", "mask", "term")
+    }
     for step in range(horizon):
         if step and step % CHECK_EVERY == 0 and not running.any():
             break
         history["obs"].append(observation)
-        action = policy(params, observation.view(tasks, episodes, -1)).sample(noise[step])
+        distribution = policy(params, observation.view(tasks, episodes, -1))
+        action = distribution.sample(noise[step])
+        history["logp"].append(distribution.log_prob(action).flatten(0, 1))
         action = action.flatten(0, 1)
         observation, reward, terminated, truncated = env.step(action)
         history["act"].append(action)
@@ -145,6 +151,7 @@ def collect(
     return Rollout(
         observations=stacked("obs"),
         actions=stacked("act"),
+        log_probs=stacked("logp"),
         rewards=stacked("rew"),
         mask=stacked("mask"),
         terminated=stacked("term"),

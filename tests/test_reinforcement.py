@@ -238,10 +238,7 @@ def test_each_inner_step_gets_fresh_episodes_of_the_policy_adapted_so_far(
     first, second, third = spied
     how = build_policy(config, Navigation2D(horizon=8))
     meta = how.initial(Streams(config.seed).generator("initial"))
-    batches = [
-        policy_batch(each.rollout, how.policy, each.params, config.advantages)
-        for each in (first, second)
-    ]
+    batches = [policy_batch(each.rollout, config.advantages) for each in (first, second)]
     expected: list[Params] = [expand_to_tasks(meta.params, 2)]
     for batch in batches:
         expected.append(gradient_step(how, expected[-1], batch))
@@ -294,7 +291,7 @@ def batch_of(how: GradientAdaptation, meta: MetaParams, seed: int) -> PolicyBatc
     rollout = replace(
         rollout, **{f.name: getattr(rollout, f.name).double() for f in fields(Rollout)}
     )
-    return policy_batch(rollout, how.policy, params, AdvantageSettings())
+    return policy_batch(rollout, AdvantageSettings())
 
 
 def only(batch: PolicyBatch, task: int) -> PolicyBatch:

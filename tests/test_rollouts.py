@@ -119,6 +119,15 @@ def test_the_actions_are_the_policys_at_the_observations(rollout: Rollout) -> No
         assert_close(rollout.actions[:, :, t], distribution.sample(noise[t]), rtol=0, atol=1e-6)
 
 
+def test_log_probs_are_those_of_the_policy_that_acted(rollout: Rollout) -> None:
+    policy = Homing()
+    distribution = policy(policy.initial(generator()), rollout.flat(rollout.observations))
+    normal = torch.distributions.Normal(distribution.mean, distribution.log_std.exp())
+    expected = normal.log_prob(rollout.flat(rollout.actions)).sum(-1)
+    assert_close(rollout.flat(rollout.log_probs), expected, rtol=0, atol=1e-4)
+    assert rollout.log_probs.std() > 0.5
+
+
 def test_flat_keeps_tasks_apart(rollout: Rollout) -> None:
     flat = rollout.flat(rollout.observations)
     assert flat.shape == (len(TASKS), EPISODES * NAVIGATION.horizon, 2)

@@ -95,15 +95,11 @@ class PolicyBatch:
 
 
 @torch.no_grad()
-def policy_batch(
-    rollout: Rollout, policy: Policy, params: Params, settings: AdvantageSettings
-) -> PolicyBatch:
+def policy_batch(rollout: Rollout, settings: AdvantageSettings) -> PolicyBatch:
     """Estimate advantages with a linear feature baseline fitted to each task, and merge the samples.
 
     Args:
-        rollout: episodes taken with `params`.
-        policy: the policy that took them.
-        params: shared or per-task parameters that took them.
+        rollout: the episodes.
         settings: see `AdvantageSettings`.
     """
     mask = rollout.mask
@@ -120,14 +116,12 @@ def policy_batch(
     if settings.standardize:
         advantages = standardize(advantages, mask)
     valid = mask / mask.sum((1, 2), keepdim=True)
-    observations = rollout.flat(rollout.observations).contiguous()
-    actions = rollout.flat(rollout.actions).contiguous()
     return PolicyBatch(
-        observations=observations,
-        actions=actions,
+        observations=rollout.flat(rollout.observations).contiguous(),
+        actions=rollout.flat(rollout.actions).contiguous(),
         weights=(advantages * valid).flatten(1),
         valid=valid.flatten(1),
-        log_probs=policy(params, observations).log_prob(actions),
+        log_probs=rollout.log_probs.flatten(1),
     )
 
 

@@ -235,7 +235,7 @@ def _collect_meta_batch(
         )
         adapted = len(batches) == config.learner.inner_steps
         settings = config.outer_advantages if adapted else config.advantages
-        batches.append(policy_batch(rollouts[-1], how.policy, policy_params, settings))
+        batches.append(policy_batch(rollouts[-1], settings))
     return rollouts, batches[:-1], batches[-1]
 
 

@@ -85,7 +85,7 @@ class Problem:
     ) -> PolicyBatch:
         policy, shape = self.how.policy, (tasks, self.episodes)
         rollout = collect(env, policy, params, shape=shape, generator=generator)
-        return policy_batch(rollout, policy, params, self.advantages)
+        return policy_batch(rollout, self.advantages)
 
 
 def batched(problem: Problem) -> Callable[[], TrustRegionStep]:
