@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,9 +28,9 @@ from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.reinforcement import ReinforcementConfig
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
-from mtrl.reproduce import REPRODUCTIONS, find_reproduction
+from mtrl.reproduce import REPRODUCTIONS, adaptation, find_reproduction
 from mtrl.reproduce.carry_out import Outcome, Place, carry_out, measure
-from mtrl.reproduce.experiment import Column, Experiment
+from mtrl.reproduce.experiment import UNADAPTED, Column, Experiment
 from mtrl.reproduce.navigation import (
     NavigationSize,
     both_starts,
@@ -159,8 +160,9 @@ def test_every_reproduction_has_a_cell_of_ours_for_each_published_one(name: str)
     build = getattr(__import__(module, fromlist=[function]), function)
     full, quick = build(False, 0), build(True, 0)
     cells = {(row, column) for row in full.trainings for column in full.columns}
+    assert full.published or full.against_unadapted
     for learners in full.trainings.values():
-        assert learners.keys() == full.published.keys()
+        assert not full.published or learners.keys() == full.published.keys()
     for published in full.published.values():
         assert published.keys() == cells
     assert quick.trainings.keys() == full.trainings.keys()
@@ -202,11 +204,14 @@ class KnownRun:
     def unseen_tasks(self, settings: EvaluationSettings) -> range:
         return range(settings.tasks)
 
-    def scores(self, tasks: range, settings: EvaluationSettings) -> np.ndarray[Any, Any]:
-        steps = np.arange((settings.steps or 0) + 1)
+    def scores(
+        self, tasks: range, settings: EvaluationSettings, *, adapting: bool = True
+    ) -> np.ndarray[Any, Any]:
+        steps = np.arange((settings.steps or 0) + 1) * adapting
         return self.start + self.noise[: len(tasks), None] - steps
 
 
+ROOT = Path(__file__).parents[1]
 CONFIG = SupervisedConfig(iterations=1)
 
 
@@ -321,6 +326,31 @@ def test_a_target_needs_the_published_number_and_a_paired_interval_without_zero(
         tasks=9,
     )
     assert is_met(known_experiment(better), cell) is met
+
+
+def test_a_table_of_our_own_sets_the_adapted_policy_against_itself_unadapted() -> None:
+    base = known_experiment()
+    experiment = replace(
+        base,
+        paper="",
+        published={},
+        trainings={"only row": {"Meta-SGD": CONFIG}},
+        against_unadapted=True,
+    )
+    results = measure(experiment, {("only row", "Meta-SGD"): KnownRun(10.0)}, 0)
+    assert results.met(experiment) == [True, True]
+    assert [cell.differences[UNADAPTED].mean for cell in results.cells] == pytest.approx([1, 2])
+    page = render_page(experiment, results, record(quick=False))
+    assert "2 of 2 cells**: our Meta-SGD ahead of no adaptation by a paired" in page
+    assert "aper" not in page
+    worse = replace(experiment, better="higher")
+    assert results.met(worse) == [False, False]
+
+
+@pytest.mark.parametrize("name", ["cartpole", "pendulum"])
+def test_tables_of_our_own_have_the_settings_of_the_scripts(name: str) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / f"train_{name}.py"))
+    assert getattr(adaptation, name.upper()) == script["CONFIG"]
 
 
 def test_a_quick_run_says_so_in_page_scores_and_figure() -> None:

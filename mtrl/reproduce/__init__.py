@@ -1,4 +1,4 @@
-"""Reproductions of published tables, one command each.
+"""Reproductions of published tables, and tables of our own on other families, one command each.
 
 Importing this gives their names and summaries only; what carries one out is imported when it runs.
 """
@@ -21,7 +21,7 @@ __all__ = ["REPRODUCTIONS", "Reproduction", "find_reproduction"]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One published table and how to reproduce it.
+    """One table and how to make it.
 
     Attributes:
         name: on the command line, and of the files it writes.
@@ -84,6 +84,16 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
                 "maml-navigation",
                 "MAML on 2-D navigation after 0 to 3 steps (Finn et al. 2017)",
                 "navigation:maml_navigation",
+            ),
+            (
+                "adaptation-cartpole",
+                "Meta-SGD on cart-poles beyond the training lengths, adapted or not",
+                "adaptation:cartpole",
+            ),
+            (
+                "adaptation-pendulum",
+                "Meta-SGD on pendulums beyond the training lengths, adapted or not",
+                "adaptation:pendulum",
             ),
         )
     }

@@ -14,7 +14,7 @@ from mtrl.errors import MissingExtraError, MtrlError
 from mtrl.evaluation.statistics import interval, paired_difference
 from mtrl.evaluation.trained import TrainedRun, anchor_scores, load_run
 from mtrl.figures import save
-from mtrl.reproduce.experiment import Experiment
+from mtrl.reproduce.experiment import UNADAPTED, Experiment
 from mtrl.reproduce.page import (
     Cell,
     Part,
@@ -128,12 +128,17 @@ def measure(
     cells, anchors = [], {}
     for row, learners in experiment.trainings.items():
         scores = {name: _scores(experiment, runs[row, name], seed) for name in learners}
+        if experiment.against_unadapted:
+            target = runs[row, experiment.target]
+            scores[UNADAPTED] = _scores(experiment, target, seed, adapting=False)
         cells += [_cell(experiment, row, column, scores, seed) for column in experiment.columns]
         anchors[row] = _anchors(experiment, next(runs[row, name] for name in learners), seed)
     return Results(cells=cells, anchors={row: found for row, found in anchors.items() if found})
 
 
-def _scores(experiment: Experiment, run: TrainedRun, seed: int) -> dict[str, NDArray[np.float64]]:
+def _scores(
+    experiment: Experiment, run: TrainedRun, seed: int, *, adapting: bool = True
+) -> dict[str, NDArray[np.float64]]:
     """Return the score of every task (tasks,) by column."""
     # Columns that differ by the number of steps only are points of one curve.
     curves = {}
@@ -141,7 +146,8 @@ def _scores(experiment: Experiment, run: TrainedRun, seed: int) -> dict[str, NDA
         if column.settings not in curves:
             settings = replace(column.settings, seed=seed)
             try:
-                curves[column.settings] = run.scores(run.unseen_tasks(settings), settings)
+                tasks = run.unseen_tasks(settings)
+                curves[column.settings] = run.scores(tasks, settings, adapting=adapting)
             except MtrlError as error:
                 raise MtrlError(f"testing the run in {run.directory}: {error}") from error
     return {

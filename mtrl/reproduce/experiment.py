@@ -1,7 +1,7 @@
-"""What a reproduction consists of, as data: what is trained, how it is tested, what was published."""
+"""What a results page consists of, as data: what is trained, how it is tested, what was published."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mtrl.evaluation.trained import EvaluationSettings
@@ -9,9 +9,11 @@ from mtrl.meta.reinforcement import ReinforcementConfig
 from mtrl.meta.supervised import SupervisedConfig
 from mtrl.reproduce.published import Published
 
-__all__ = ["Column", "Config", "Experiment"]
+__all__ = ["UNADAPTED", "Column", "Config", "Experiment"]
 
 Config = SupervisedConfig | ReinforcementConfig
+UNADAPTED = "no adaptation"
+"""What the target learner's policy is called where it is tested as meta-training left it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +26,20 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A published table and everything that is done to fill it anew.
+    """A table and everything that is done to fill it: a paper's anew, or one of our own.
 
     Attributes:
         title: of the page.
-        paper: whose table it is.
+        paper: whose table it is; empty if it is not a paper's.
         score: what a number in it is.
         better: which way a score is good.
         rows: what the rows are, for the table's head.
         trainings: row to learner to configuration; learners in the order of the figure.
         columns: column to how it is measured.
         published: the paper's numbers.
-        target: the learner that has to be at or better than its published numbers and, where there
-            is another learner, better than that one.
+        target: the learner that has to be at or better than its published numbers, where there are
+            some, and better than every other learner.
+        against_unadapted: whether the target's own policy without adaptation is one of the others.
         protocol: what was done, in sentences.
         choices: what the paper does not specify and what was taken, in sentences.
         unconfirmed: (row, column) of published numbers that are quoted from memory.
@@ -44,14 +47,15 @@ class Experiment:
     """
 
     title: str
-    paper: str
+    paper: str = ""
     score: str
     better: Literal["lower", "higher"]
     rows: str
     trainings: Mapping[str, Mapping[str, Config]]
     columns: Mapping[str, Column]
-    published: Published
+    published: Published = field(default_factory=dict)
     target: str
+    against_unadapted: bool = False
     protocol: tuple[str, ...]
     choices: tuple[str, ...]
     unconfirmed: Collection[tuple[str, str]] = ()

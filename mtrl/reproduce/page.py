@@ -1,4 +1,4 @@
-"""What a reproduction writes: a page in Markdown, all its numbers as CSV, a figure."""
+"""What `mtrl reproduce` writes: a page in Markdown, all its numbers as CSV, a figure."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from mtrl.evaluation.statistics import Interval, PairedDifference
 from mtrl.figures import comparison_grid
 from mtrl.progress import format_duration
-from mtrl.reproduce.experiment import Experiment
+from mtrl.reproduce.experiment import UNADAPTED, Experiment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +95,8 @@ def is_met(experiment: Experiment, cell: Cell) -> bool:
     """
     sign = 1 if experiment.better == "lower" else -1
     ours = cell.ours[experiment.target].estimate
-    paper = experiment.published[experiment.target][cell.row, cell.column].estimate
+    published = _published(experiment, experiment.target).get((cell.row, cell.column))
+    paper = sign * math.inf if published is None else published.estimate
     ahead = all(
         min(sign * difference.low, sign * difference.high) > 0
         for difference in cell.differences.values()
@@ -108,15 +109,15 @@ def render_page(experiment: Experiment, results: Results, record: Record) -> str
     sections = [
         f"# {experiment.title}" + f" ({QUICK})" * record.quick,
         _quick_notice(experiment, record),
-        f"Source of the published numbers: {experiment.paper}.",
+        f"Source of the published numbers: {experiment.paper}." if experiment.paper else "",
         _verdict(experiment, results, record),
         _table(*_comparison(experiment, results, record)),
         _notes(experiment, results),
-        f"![Published and our numbers{f', {QUICK}' * record.quick}]({record.stem}.png)",
+        f"![{_caption(experiment)}{f', {QUICK}' * record.quick}]({record.stem}.png)",
         _anchors(experiment, results),
         "## Protocol",
         _bullets(experiment.protocol),
-        "## Settings the paper leaves open",
+        "## Settings the paper leaves open" if experiment.paper else "## Settings",
         _bullets(experiment.choices),
         "## How this was made",
         _provenance(record),
@@ -136,7 +137,7 @@ def render_scores(experiment: Experiment, results: Results, record: Record) -> s
     for cell in results.cells:
         where = [record.name, run, cell.row, cell.column]
         for learner, ours in cell.ours.items():
-            paper = experiment.published[learner].get((cell.row, cell.column))
+            paper = _published(experiment, learner).get((cell.row, cell.column))
             if paper is not None:
                 writer.writerow([*where, learner, "paper", *_numbers(paper), ""])
             writer.writerow([*where, learner, "ours", *_numbers(ours), cell.tasks])
@@ -164,14 +165,17 @@ def draw_figure(experiment: Experiment, results: Results, record: Record) -> "Fi
         return np.array([[(i.estimate, i.low, i.high) for i in line] for line in found])
 
     learners = next(iter(results.cells)).ours
+    sources = {
+        learner: {
+            "paper": table(_published(experiment, learner)),
+            "ours": table({key: cell.ours[learner] for key, cell in cells.items()}),
+        }
+        for learner in learners
+    }
+    if not experiment.published:
+        sources = {learner: {"ours": each["ours"]} for learner, each in sources.items()}
     return comparison_grid(
-        {
-            learner: {
-                "paper": table(experiment.published[learner]),
-                "ours": table({key: cell.ours[learner] for key, cell in cells.items()}),
-            }
-            for learner in learners
-        },
+        sources,
         panels=[f"{experiment.rows}: {row}" for row in rows],
         columns=columns,
         ylabel=f"mean {experiment.score} ({experiment.better} is better)",
@@ -193,10 +197,15 @@ def _verdict(experiment: Experiment, results: Results, record: Record) -> str:
         return ""
     met = results.met(experiment)
     others = list(results.cells[0].differences)
-    ahead = f" and ahead of our {' and '.join(others)} by a paired interval without zero"
+    wanted = []
+    if experiment.published:
+        wanted.append("at or better than its published number")
+    if others:
+        names = [name if name == UNADAPTED else f"our {name}" for name in others]
+        wanted.append(f"ahead of {' and '.join(names)} by a paired interval without zero")
     return (
-        f"**Target met in {sum(met)} of {len(met)} cells**: our {experiment.target} at or better "
-        f"than its published number{ahead if others else ''}."
+        f"**Target met in {sum(met)} of {len(met)} cells**: our {experiment.target} "
+        f"{' and '.join(wanted)}."
     )
 
 
@@ -206,13 +215,14 @@ def _comparison(
     """Return the head and the rows of the main table."""
     first = results.cells[0]
     head = [experiment.rows, "test"]
-    head += [f"{whose} {learner}" for learner in first.ours for whose in ("paper's", "our")]
+    whose = ("paper's ", "our ") if experiment.published else ("",)
+    head += [who + learner for learner in first.ours for who in whose]
     head += [f"{other} minus {experiment.target}" for other in first.differences]
     body = []
     for cell in results.cells:
         line = [cell.row, cell.column]
         for learner, ours in cell.ours.items():
-            line += [_paper(experiment, learner, cell), str(ours)]
+            line += [_paper(experiment, learner, cell)] * bool(experiment.published) + [str(ours)]
         line += [str(_as_interval(difference)) for difference in cell.differences.values()]
         met = "yes" if is_met(experiment, cell) else "no"
         body.append([*line, "not judged" if record.quick else met])
@@ -221,12 +231,20 @@ def _comparison(
 
 def _paper(experiment: Experiment, learner: str, cell: Cell) -> str:
     key = (cell.row, cell.column)
-    paper = experiment.published[learner].get(key)
+    paper = _published(experiment, learner).get(key)
     if paper is None:
         return "-"
     mark = DAGGER if key in experiment.unconfirmed else ""
     spread = "" if math.isnan(paper.high) else f" ± {paper.high - paper.estimate:.2f}"
     return f"{paper.estimate:.2f}{spread}{mark}"
+
+
+def _published(experiment: Experiment, learner: str) -> Mapping[tuple[str, str], Interval]:
+    return experiment.published.get(learner, {})
+
+
+def _caption(experiment: Experiment) -> str:
+    return "Published and our numbers" if experiment.published else "The numbers of the table"
 
 
 def _notes(experiment: Experiment, results: Results) -> str:
