@@ -11,22 +11,25 @@ from mtrl.envs.task import Task
 
 __all__ = ["Task", "family_names", "get_family"]
 
-# Strings, so that the specification goes through JSON. The environment truncates by itself.
-gym.register(
-    id="mtrl/Navigation2D-v0",
-    entry_point="mtrl.envs.navigation2d:make_navigation2d",
-    vector_entry_point="mtrl.envs.navigation2d:make_navigation2d_vec",
-)
-
 for _name, _family in {
     "Acrobot": "acrobot",
+    "AntDirection": "ant-direction",
+    "AntGoal": "ant-goal",
+    "AntVelocity": "ant-velocity",
     "Bandit": "bandit",
     "CartPole": "cartpole",
+    "HalfCheetahDirection": "halfcheetah-direction",
+    "HalfCheetahVelocity": "halfcheetah-velocity",
+    "HopperParameters": "hopper-parameters",
+    "HumanoidDirection": "humanoid-direction",
     "MountainCar": "mountaincar",
     "MountainCarContinuous": "mountaincar-continuous",
+    "Navigation2D": "navigation2d",
     "Pendulum": "pendulum",
     "TabularMDP": "tabular-mdp",
+    "Walker2dParameters": "walker2d-parameters",
 }.items():
+    # Strings, so that the specification goes through JSON. The environment truncates by itself.
     gym.register(
         id=f"mtrl/{_name}-v0",
         entry_point="mtrl.envs.registered:make_env",

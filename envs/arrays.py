@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Array", "astype", "columns", "from_columns", "namespace", "on_numpy", "on_torch"]
+__all__ = [
+    "Array",
+    "astype",
+    "columns",
+    "empty_columns",
+    "from_columns",
+    "namespace",
+    "on_numpy",
+    "on_torch",
+]
 
 Array = Any
 """A NumPy array or a torch tensor; what a function returns is of the kind that it was given."""
@@ -40,6 +49,13 @@ def from_columns(parts: Sequence[Array]) -> Array:
     """Return the state, shaped (slots, columns), that has these columns."""
     # Column-major: each column is contiguous, and joining them is one copy.
     return namespace(parts[0]).concatenate(parts).reshape(len(parts), -1).T
+
+
+def empty_columns(like: Array, count: int) -> Array:
+    """Return `count` columns, each like `like` (slots,), to be written: the state is their `.T`."""
+    if isinstance(like, np.ndarray):
+        return np.empty((count, len(like)), like.dtype)
+    return like.new_empty((count, len(like)))
 
 
 def _map(convert: Callable[[Any], Any], value: Any) -> Any:

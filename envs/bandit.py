@@ -5,7 +5,7 @@ an episode of `horizon` pulls is one trial with one bandit. There is nothing to 
 observation is a constant 0. What a learner may know of the past is the matter of its wrapper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -38,6 +38,7 @@ class Bandit(BatchedFamily):
     arms: int = 5
     horizon: int = 100
     name: ClassVar[str] = "bandit"
+    units: ClassVar[Mapping[str, str]] = {"means": "chance of paying 1, by arm"}
     step_noise: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

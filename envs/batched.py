@@ -1,52 +1,30 @@
 """The base class of task families with batched dynamics: write them once, get four faces.
 
-The faces are a Gymnasium environment, a Gymnasium vector environment, a Stable-Baselines3
-`VecEnv` and `BatchedEnv` on any device. The same seed gives the same numbers in all of them.
+The faces are those of `mtrl.envs.faces` and `BatchedEnv` on any device. The same seed gives the same
+numbers in all of them.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from mtrl.envs.dynamics import BatchedEnv, Dynamics, TensorParams
-from mtrl.envs.family import TaskSource
-from mtrl.envs.gym_env import BatchedGymEnv
+from mtrl.envs.faces import FacedFamily
+from mtrl.envs.host import HostBatch
 from mtrl.envs.task import Task
-from mtrl.envs.vector_env import BatchedVectorEnv
-
-if TYPE_CHECKING:
-    from mtrl.envs.sb3_env import BatchedVecEnv
 
 __all__ = ["BatchedEnv", "BatchedFamily", "TensorParams"]
 
 
-class BatchedFamily(Dynamics):
-    """A task family defined by `reset`, `step` and `observe` on tensors (see `Dynamics`).
+class BatchedFamily(Dynamics, FacedFamily):
+    """A task family defined by `reset`, `step` and `observe` on tensors (see `Dynamics`)."""
 
-    A task source is a task, or `"train"` or `"test"` for a new task of that split at every reset.
-    """
-
-    def make(self, task: TaskSource, render_mode: str | None = None) -> BatchedGymEnv:
-        """Return a Gymnasium environment of `task`."""
-        return BatchedGymEnv(self, task, render_mode=render_mode)
-
-    def make_vec(self, tasks: Sequence[TaskSource], seed: int | None = None) -> BatchedVectorEnv:
-        """Return a Gymnasium vector environment, one sub-environment per task source.
-
-        `seed` is that of the first reset, as if it were given there.
-        """
-        return BatchedVectorEnv(self, tasks, seed=seed)
+    def slot_batch(self, tasks: Sequence[Task]) -> HostBatch:
+        """Return a batch on the host with one slot per task."""
+        return HostBatch(self, tasks)
 
     def batch(
         self, tasks: Sequence[Task], *, repeats: int = 1, device: torch.device | str = "cpu"
     ) -> BatchedEnv:
         """Return a batch with `repeats` slots per task, task-major, on any device."""
         return BatchedEnv(self, self.tensors(tasks, repeats=repeats, device=device))
-
-    def make_sb3(self, tasks: Sequence[TaskSource], seed: int | None = None) -> "BatchedVecEnv":
-        """Return a Stable-Baselines3 `VecEnv`, one sub-environment per task source."""
-        # Stable-Baselines3 takes seconds to import, and most users of a family do without it.
-        from mtrl.envs.sb3_env import BatchedVecEnv
-
-        return BatchedVecEnv(self, tasks, seed=seed)

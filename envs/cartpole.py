@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from mtrl.envs.arrays import Array, astype, columns, from_columns, namespace
+from mtrl.envs.arrays import Array, astype, columns, empty_columns, from_columns, namespace
 from mtrl.envs.family import FamilySpec
 from mtrl.envs.physics import PhysicsFamily, RangeSpec
 from mtrl.envs.task import Task
@@ -120,14 +120,18 @@ class CartPole(PhysicsFamily):
         return astype(params["step_limit"], "int64")
 
     def derive(self, params: Mapping[str, Array]) -> dict[str, Array]:
-        """Add Gymnasium's derived attributes."""
+        """Add Gymnasium's derived attributes, and what else every step needs."""
+        ones = namespace(params["tau"]).ones_like(params["tau"])
         return {
             **params,
             "total_mass": params["masspole"] + params["masscart"],
             "polemass_length": params["masspole"] * params["length"],
-            "theta_threshold_radians": params["failure_angle"] * 2 * math.pi / 360,
+            # The furthest cart and pole, in the order of the state.
+            "thresholds": from_columns(
+                [X_THRESHOLD * ones, params["failure_angle"] * 2 * math.pi / 360]
+            ),
             "twice_force_mag": 2 * params["force_mag"],
-            "reward": namespace(params["tau"]).ones_like(params["tau"]),
+            "reward": ones,
         }
 
     def reset(self, params: Mapping[str, Array], noise: Array) -> Array:
@@ -137,23 +141,45 @@ class CartPole(PhysicsFamily):
     def step(
         self, params: Mapping[str, Array], state: Array, action: Array, noise: Array
     ) -> tuple[Array, Array, Array]:
-        """Advance by one Euler step; every line computes in the order of Gymnasium's."""
+        """Advance by one Euler step; every line computes in the order of Gymnasium's.
+
+        In place where the formula allows it: for a few hundred slots, a new array costs a third of
+        what is computed into it.
+        """
         xp = namespace(state)
-        x, x_dot, theta, theta_dot = columns(state)
+        old = columns(state)
+        theta, theta_dot = old[2], old[3]
         cos, sin = xp.cos(theta), xp.sin(theta)
         masspole, length, tau = params["masspole"], params["length"], params["tau"]
         total_mass, polemass_length = params["total_mass"], params["polemass_length"]
-        force = action * params["twice_force_mag"] - params["force_mag"]
-        temp = (force + polemass_length * (theta_dot * theta_dot) * sin) / total_mass
-        theta_acc = (params["gravity"] * sin - cos * temp) / (
-            length * (4.0 / 3.0 - masspole * (cos * cos) / total_mass)
-        )
-        x_acc = temp - polemass_length * theta_acc * cos / total_mass
-        x, theta = x + tau * x_dot, theta + tau * theta_dot
-        x_dot, theta_dot = x_dot + tau * x_acc, theta_dot + tau * theta_acc
-        fallen = xp.abs(theta) > params["theta_threshold_radians"]
-        terminated = (xp.abs(x) > X_THRESHOLD) | fallen
-        return from_columns([x, x_dot, theta, theta_dot]), params["reward"], terminated
+        force = action * params["twice_force_mag"]
+        force -= params["force_mag"]
+        # temp = (force + polemass_length * theta_dot^2 * sin) / total_mass
+        temp = theta_dot * theta_dot
+        temp *= polemass_length
+        temp *= sin
+        temp += force
+        temp /= total_mass
+        # theta_acc = (gravity * sin - cos * temp) / (length * (4/3 - masspole * cos^2 / total_mass))
+        inertia = cos * cos
+        inertia *= masspole
+        inertia /= total_mass
+        inertia = length * (4.0 / 3.0 - inertia)
+        theta_acc = params["gravity"] * sin
+        theta_acc -= cos * temp
+        theta_acc /= inertia
+        # x_acc = temp - polemass_length * theta_acc * cos / total_mass
+        x_acc = polemass_length * theta_acc
+        x_acc *= cos
+        x_acc /= total_mass
+        x_acc = temp - x_acc
+        new = empty_columns(theta, 4)
+        xp.multiply(old[1::2], tau, out=new[::2])
+        xp.multiply(x_acc, tau, out=new[1])
+        xp.multiply(theta_acc, tau, out=new[3])
+        new += old
+        beyond = xp.abs(new[::2]) > columns(params["thresholds"])
+        return new.T, params["reward"], beyond[0] | beyond[1]
 
     def observe(self, params: Mapping[str, Array], state: Array) -> Array:
         """Return the state in float32."""

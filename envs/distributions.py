@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,17 @@ from scipy.special import ndtri
 
 from mtrl.errors import UsageError
 
-__all__ = ["Choice", "Distribution", "FlatDirichlet", "Interval", "Intervals", "Normal", "Range"]
+__all__ = [
+    "Choice",
+    "Distribution",
+    "FlatDirichlet",
+    "Interval",
+    "Intervals",
+    "Normal",
+    "Range",
+    "RangeSpec",
+    "distribution_of",
+]
 
 Rows = NDArray[np.float32]
 Interval = tuple[float, float]
@@ -186,3 +196,20 @@ class FlatDirichlet:
         rows = np.asarray(values, np.float64).reshape(-1, self.outcomes)
         # Each of the outcomes is rounded by at most 2^-25 of itself.
         return bool((rows >= 0).all() and np.allclose(rows.sum(-1), 1.0, rtol=0, atol=1e-5))
+
+
+RangeSpec = float | Interval | Sequence[Interval] | Choice
+"""A constant, bounds, several intervals, or a `Choice`."""
+
+
+def distribution_of(spec: RangeSpec) -> Range | Intervals | Choice:
+    """Return the distribution that `spec` is short for."""
+    if isinstance(spec, Choice):
+        return spec
+    if isinstance(spec, int | float):
+        return Range(float(spec), float(spec))
+    if isinstance(spec[0], int | float):
+        low, high = cast(Interval, spec)
+        return Range(float(low), float(high))
+    pairs = cast(Sequence[Interval], spec)
+    return Intervals(tuple((float(low), float(high)) for low, high in pairs))

@@ -4,11 +4,10 @@ A family gives three pure functions over a leading axis of slots; a slot is one 
 its own task, seed and episode. All randomness comes in as an argument, from `mtrl.envs.noise`.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from mtrl.envs.arrays import on_numpy
 from mtrl.envs.noise import episode_keys, uniforms
-from mtrl.envs.parameters import ParameterSpace
-from mtrl.envs.task import Split, Task, params_of
+from mtrl.envs.simulation import Renderer, Simulation
+from mtrl.envs.task import Task, params_of
 from mtrl.errors import UsageError
 
-__all__ = ["BatchedEnv", "Dynamics", "Renderer", "TensorParams"]
+__all__ = ["BatchedEnv", "Dynamics", "TensorParams"]
 
 TensorParams = dict[str, Tensor]
 """One tensor per named task parameter, shaped (slots,) or (slots, size)."""
@@ -35,7 +34,7 @@ class Functions(NamedTuple):
     observe: Callable[..., Any]
 
 
-class Dynamics(ABC):
+class Dynamics(Simulation):
     """What a family with batched dynamics defines; `BatchedFamily` adds its environments.
 
     `reset_noise` and `step_noise` say how many uniform numbers per slot the functions are given.
@@ -43,35 +42,11 @@ class Dynamics(ABC):
     space, and rewards may be of another.
     """
 
-    name: ClassVar[str]
     reset_noise: ClassVar[int] = 0
     step_noise: ClassVar[int] = 0
     dtype: ClassVar[torch.dtype] = torch.float32
     takes_numpy: ClassVar[bool] = False
     """Whether `reset`, `step` and `observe` take NumPy arrays too (see `mtrl.envs.arrays`)."""
-    render_modes: ClassVar[tuple[str, ...]] = ()
-    render_fps: ClassVar[int] = 10
-    horizon: int
-
-    @property
-    def splits_overlap(self) -> bool:
-        """Whether train and test tasks are the same by design."""
-        return self.parameters.split_rule == "shared"
-
-    @property
-    @abstractmethod
-    def observation_space(self) -> gym.spaces.Box:
-        """The space of one slot's observation."""
-
-    @property
-    @abstractmethod
-    def action_space(self) -> gym.Space[Any]:
-        """The space of one slot's action."""
-
-    @property
-    @abstractmethod
-    def parameters(self) -> ParameterSpace:
-        """The distribution of the tasks."""
 
     @abstractmethod
     def reset(self, params: TensorParams, noise: Tensor) -> Tensor:
@@ -106,27 +81,13 @@ class Dynamics(ABC):
         """Return after how many steps an episode is truncated: a number, or one per slot."""
         return self.horizon
 
-    def renderer(self, render_mode: str) -> "Renderer":
+    def renderer(self, render_mode: str) -> Renderer:
         """Return what draws states in `render_mode`, one of `render_modes`."""
         return Painter(self)
 
     def render(self, task: Task, state: NDArray[Any]) -> NDArray[np.uint8]:
         """Return a picture of one slot's state, shaped (height, width, 3)."""
         raise UsageError(f"task family {self.name!r} cannot be rendered; use render_mode=None")
-
-    def sample(self, n: int, rng: np.random.Generator, split: Split) -> list[Task]:
-        """Draw `n` tasks of `split`."""
-        return self.parameters.sample(n, rng, split)
-
-    def sample_params(
-        self, n: int, rng: np.random.Generator, split: Split
-    ) -> dict[str, NDArray[np.float32]]:
-        """Draw what `sample` draws from the same generator, as parameters stacked by name."""
-        return self.parameters.sample_params(n, rng, split)
-
-    def context(self, task: Task) -> NDArray[np.float32]:
-        """Return what tells this task from others as a float32 vector."""
-        return self.parameters.vector(task)
 
     def tensors(
         self,
@@ -150,16 +111,6 @@ class Dynamics(ABC):
             name: tensor.to(device, dtype or self.dtype).repeat_interleave(repeats, dim=0)
             for name, tensor in stacked.items()
         }
-
-
-class Renderer(Protocol):
-    """Draws states: what `Dynamics.renderer` returns."""
-
-    def draw(self, task: Task, state: NDArray[Any], action: Any) -> NDArray[np.uint8] | None:
-        """Draw one slot's state and the action that led to it, None after a reset."""
-
-    def close(self) -> None:
-        """Close windows, if there are any."""
 
 
 class Painter:

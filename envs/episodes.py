@@ -5,9 +5,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from mtrl.envs.episode_envs import EpisodeEnvs
 from mtrl.envs.family import TaskFamily
 from mtrl.envs.task import Task
-from mtrl.errors import UsageError
 from mtrl.rollouts import EpisodeBatch
 
 __all__ = ["SupportsBatch", "episode_batch"]
@@ -32,9 +32,11 @@ def episode_batch(
 ) -> EpisodeBatch:
     """Return a batch with `repeats` slots per task, task-major, whose tensors are on `device`.
 
+    A family that cannot step environments together has one of Gymnasium's per slot.
+
     Raises:
-        UsageError: the family cannot run episodes together.
+        UsageError: its observations are no arrays.
     """
     if isinstance(family, SupportsBatch):
         return family.batch(tasks, repeats=repeats, device=device)
-    raise UsageError(f"family {family.name!r} cannot run episodes of several tasks together")
+    return EpisodeEnvs(family, tasks, repeats=repeats, device=device)

@@ -26,6 +26,9 @@ class TaskFamily(Protocol):
 
     Train and test tasks are disjoint by construction unless `splits_overlap` says that the family
     has too few tasks and means the two sets to be the same.
+
+    What `mtrl families` shows of a family besides, if it is there: `parameters`, a `ParameterSpace`;
+    `units`, a unit by parameter name; `notes`, remarks to read before use.
     """
 
     @property

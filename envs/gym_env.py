@@ -6,8 +6,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.family import TaskSource
+from mtrl.envs.simulation import Simulation
 from mtrl.envs.slots import Slots, check_source
 from mtrl.envs.task import Task
 from mtrl.errors import UsageError
@@ -23,7 +23,7 @@ class BatchedGymEnv(gym.Env[NDArray[np.float32], Any]):
     where they are drawn.
 
     Args:
-        family: the dynamics.
+        family: what simulates the environments.
         source: a task, or the split to draw a task from at every reset.
         render_mode: one of the family's `render_modes`, or None.
     """
@@ -31,7 +31,7 @@ class BatchedGymEnv(gym.Env[NDArray[np.float32], Any]):
     observation_space: gym.Space[Any]
 
     def __init__(
-        self, family: Dynamics, source: TaskSource, *, render_mode: str | None = None
+        self, family: Simulation, source: TaskSource, *, render_mode: str | None = None
     ) -> None:
         if render_mode is not None and render_mode not in family.render_modes:
             raise UsageError(

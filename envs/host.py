@@ -5,7 +5,7 @@ or refuses to step it again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +14,12 @@ from numpy.typing import NDArray
 from mtrl.envs.arrays import on_torch
 from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.noise import keys_of_episodes, seed_keys, uniforms
+from mtrl.envs.simulation import StepResult
 from mtrl.envs.task import Task, params_of
 
-__all__ = ["HostBatch", "StepResult"]
+__all__ = ["HostBatch"]
 
 Observations = NDArray[np.float32]
-
-
-class StepResult(NamedTuple):
-    """One step of all slots, the slots first."""
-
-    obs: Observations
-    reward: NDArray[Any]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-
-    @property
-    def done(self) -> NDArray[np.bool_]:
-        """Which slots' episodes are over: terminated or truncated."""
-        return self.terminated | self.truncated
 
 
 class _Rows(Mapping[str, NDArray[Any]]):
@@ -62,28 +49,28 @@ class _ResetNoise:
 
     def __init__(self, family: Dynamics, seed_keys: NDArray[np.int64]) -> None:
         self._width, self._dtype, self._seed_keys = family.reset_noise, family.dtype, seed_keys
-        self._stock: NDArray[Any] = np.empty((len(seed_keys), 1, 0))
+        self._slots = len(seed_keys)
+        self._stock: NDArray[Any] = np.empty((self._slots, 0))
+        """(`AHEAD` * slots, width): the next episode of all slots, then the one after, ..."""
 
     def begin(self, episodes: NDArray[np.int64]) -> NDArray[Any]:
         """Compute the noise of these episodes, one per slot, and of those after; return theirs."""
-        self._first = episodes.copy()
+        self._row_of_episode_0 = np.arange(self._slots) - self._slots * episodes
         if self._width > 0:
-            ahead = episodes[:, None] + np.arange(self.AHEAD)
-            keys = keys_of_episodes(self._seed_keys[:, None], ahead).ravel()
-            stock = uniforms(keys, np.zeros_like(keys), self._width, self._dtype)
-            self._stock = stock.reshape(len(episodes), self.AHEAD, self._width)
-        noise: NDArray[Any] = self._stock[:, 0]
-        return noise
+            ahead = episodes + np.arange(self.AHEAD)[:, None]
+            keys = keys_of_episodes(self._seed_keys, ahead).ravel()
+            self._stock = uniforms(keys, np.zeros_like(keys), self._width, self._dtype)
+        return self._stock[: self._slots]
 
     def of(self, slots: NDArray[np.intp], episodes: NDArray[np.int64]) -> NDArray[Any]:
         """Return the noise of `slots`, where `episodes` of all slots are those that they begin."""
         if self._width == 0:
-            return np.asarray(self._stock[slots, 0])
+            return np.asarray(self._stock[slots])
+        rows = self._row_of_episode_0.take(slots) + self._slots * episodes.take(slots)
         try:
-            noise: NDArray[Any] = self._stock[slots, episodes.take(slots) - self._first.take(slots)]
+            return self._stock.take(rows, axis=0)
         except IndexError:  # the stock of some slot is used up; looking first would cost as much
             return self.begin(episodes)[slots]
-        return noise
 
 
 class HostBatch:
@@ -145,5 +132,7 @@ class HostBatch:
         state, reward, terminated = self._functions.step(self.params, self.state, action, noise)
         # What comes from torch may be a view of what the family holds.
         self.state = state if self.family.takes_numpy else state.copy(order="K")
-        obs = np.array(self._functions.observe(self.params, self.state), order="C")
+        obs = self._functions.observe(self.params, self.state)
+        if obs.base is not None or obs is self.state or not obs.flags.c_contiguous:
+            obs = np.array(obs, order="C")
         return StepResult(obs, reward, terminated, self.steps >= self._limits)

@@ -11,7 +11,7 @@ Task parameters, in units of length: `goal` (x, y), and `start` (x, y), which is
 it varies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -24,11 +24,9 @@ from torch import Tensor
 
 from mtrl.envs.batched import BatchedFamily
 from mtrl.envs.dynamics import TensorParams
-from mtrl.envs.family import FamilySpec, TaskSource
-from mtrl.envs.gym_env import BatchedGymEnv
+from mtrl.envs.family import FamilySpec
 from mtrl.envs.parameters import ParameterSpace, Range
 from mtrl.envs.task import Task, params_of
-from mtrl.envs.vector_env import BatchedVectorEnv
 from mtrl.errors import UsageError
 
 __all__ = ["GOAL_TOLERANCE", "HALF_WIDTH", "STEP_SIZE", "Navigation2D", "navigation2d"]
@@ -55,6 +53,7 @@ class Navigation2D(BatchedFamily):
     terminate_at_goal: bool = False
     horizon: int = 100
     name: ClassVar[str] = "navigation2d"
+    units: ClassVar[Mapping[str, str]] = {"goal": "length (x, y)", "start": "length (x, y)"}
     render_modes: ClassVar[tuple[str, ...]] = ("rgb_array",)
 
     def __post_init__(self) -> None:
@@ -137,20 +136,6 @@ class Navigation2D(BatchedFamily):
         for (at_x, at_y), colour in ((goal, (200, 30, 30)), (np.clip(state, -1, 1), (30, 60, 200))):
             image[np.hypot(x - at_x, y - at_y) <= 0.05] = colour
         return image
-
-
-def make_navigation2d(
-    *, task: TaskSource = "train", render_mode: str | None = None, **arguments: Any
-) -> BatchedGymEnv:
-    """Return the environment of `gymnasium.make("mtrl/Navigation2D-v0")`; see `Navigation2D`."""
-    return Navigation2D(**arguments).make(task, render_mode)
-
-
-def make_navigation2d_vec(
-    *, num_envs: int = 1, task: TaskSource = "train", **arguments: Any
-) -> BatchedVectorEnv:
-    """Return the environment of `gymnasium.make_vec("mtrl/Navigation2D-v0")`."""
-    return Navigation2D(**arguments).make_vec([task] * num_envs)
 
 
 navigation2d = FamilySpec(

@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl.envs.distributions import Choice, Distribution, Interval, Intervals, Range
-from mtrl.envs.task import SPLITS, Split, Task, check_split
+from mtrl.envs.task import SPLITS, Params, Split, Task, Value, check_split
 from mtrl.errors import UsageError
 
-__all__ = ["ParameterSpace", "Range", "SplitRule"]
+__all__ = ["ParameterSpace", "Range", "SplitRule", "TaskStream"]
 
 Array = NDArray[np.float32]
 SplitRule = Literal["random", "interpolation", "extrapolation", "shared"]
+_AHEAD = 2048
+"""About how many uniform numbers a `TaskStream` draws at once."""
 _FEW = 64
 """Spaces of no more tasks than this are not split at random: one half might be empty."""
 
@@ -36,6 +38,11 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
+
+
+def _candidates(n: int) -> int:
+    """Return how many rows are drawn for `n` tasks, of which a split may take half."""
+    return 2 * n + 8
 
 
 def _without(low: float, high: float, holes: tuple[Interval, ...]) -> tuple[Interval, ...]:
@@ -221,20 +228,26 @@ class ParameterSpace:
             held[:, column] = ((low <= values) & (values <= high)).any(-1)
         return np.asarray(held.all(-1) if split == "test" else ~held.any(-1))
 
-    def _draw(self, n: int, rng: np.random.Generator, split: Split) -> Array:
-        uniform = rng.random((n, len(self._low)), dtype=np.float32)
+    def _uniform(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+        return rng.random((*shape, len(self._low)), dtype=np.float32)
+
+    def _transform(self, uniform: Array, split: Split) -> Array:
+        """Return as many rows, of which some may not belong to `split`."""
         columns = self._transforms[split]
         drawn = [(where, how.draw(uniform[:, where])) for where, how in columns]
         rows = self._low + self._span * uniform
         for where, values in drawn:
             rows[:, where] = values
+        if not np.isfinite(rows).all():
+            raise self._error("its ranges draw numbers that are not finite; narrow them")
+        rows += np.float32(0)  # -0.0 becomes 0.0: one task must not have two ids
         return rows
 
     def _rows(self, n: int, rng: np.random.Generator, split: Split) -> Array:
         parts, missing = [self._low[None][:0]], n
         check_split(split)
         while missing > 0:
-            rows = self._draw(2 * missing + 8, rng, split)
+            rows = self._transform(self._uniform((_candidates(missing),), rng), split)
             parts.append(rows[self._in_split(rows, split)][:missing])
             missing -= len(parts[-1])
         return parts[-1] if len(parts) == 2 else np.concatenate(parts)
@@ -253,16 +266,21 @@ class ParameterSpace:
                 params[name] = np.broadcast_to(exact, params[name].shape).copy()
         return params
 
+    @cached_property
+    def _template(self) -> Params:
+        """The parameters by sorted names, with the constants; what varies is 0."""
+        return Params({name: self._constants.get(name, 0.0) for name in self.ranges})
+
+    def _task(self, row: list[float], split: Split) -> Task:
+        values: dict[str, Value] = dict(self._template)
+        for name, where in self._slices.items():
+            if name not in self._constants:
+                values[name] = row[where] if isinstance(where, int) else tuple(row[where])
+        return Task(family=self.family, params=Params.drawn(values), split=split)
+
     def sample(self, n: int, rng: np.random.Generator, split: Split) -> list[Task]:
         """Draw `n` tasks of `split`."""
-        return [
-            Task(
-                family=self.family,
-                params={n: row[where] for n, where in self._slices.items()} | self._constants,
-                split=split,
-            )
-            for row in self._rows(n, rng, split).tolist()
-        ]
+        return [self._task(row, split) for row in self._rows(n, rng, split).tolist()]
 
     def check(self, task: Task) -> None:
         """Check that `task` has this space's parameters; unless `strict`, they may have any value.
@@ -312,3 +330,45 @@ class ParameterSpace:
     def vector(self, task: Task) -> Array:
         """Return the parameters that vary, in the order of their names, as a float32 vector."""
         return self._row(task)[self._varies]
+
+
+class TaskStream:
+    """Tasks one by one: those that `sample(1, rng, split)` would draw in succession.
+
+    They are drawn several at a time, which takes little longer than one. Both splits use the
+    generator's numbers alike, so that the split may change from task to task.
+    """
+
+    def __init__(self, space: ParameterSpace, rng: np.random.Generator) -> None:
+        self._space, self._rng = space, rng
+        self._split: Split | None = None
+        self._rows: list[list[float] | None] = []
+        """One per block of candidates: the first that belongs to the split, if any does."""
+        self._used = 0
+
+    def next(self, split: Split) -> Task:
+        """Draw a task of `split`."""
+        while True:
+            if self._used == len(self._rows):
+                self._refill()
+            if split != self._split:
+                self._choose(split)
+            row = self._rows[self._used]
+            self._used += 1
+            if row is not None:
+                return self._space._task(row, split)
+
+    def _refill(self) -> None:
+        block = _candidates(1)
+        blocks = max(1, _AHEAD // (block * len(self._space._low)))
+        self._uniform = self._space._uniform((blocks, block), self._rng)
+        self._used, self._split = 0, None
+
+    def _choose(self, split: Split) -> None:
+        blocks, block, width = self._uniform.shape
+        rows = self._space._transform(self._uniform.reshape(-1, width), check_split(split))
+        inside = self._space._in_split(rows, split).reshape(blocks, block)
+        first = rows.reshape(blocks, block, width)[np.arange(blocks), inside.argmax(axis=1)]
+        found = np.asarray(inside.any(axis=1))
+        self._rows = [row if ok else None for row, ok in zip(first.tolist(), found, strict=True)]
+        self._split = split

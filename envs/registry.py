@@ -19,6 +19,7 @@ from typing import Any
 
 from mtrl.envs.family import FamilySpec, FewShotFamily, TaskFamily
 from mtrl.errors import MtrlError, UsageError
+from mtrl.family_files import is_family_file
 
 __all__ = ["GROUP", "family_names", "family_spec", "get_family"]
 
@@ -27,14 +28,22 @@ GROUP = "mtrl.task_families"
 # Known without metadata, for a checkout that is not installed.
 _BUILT_IN = {
     "acrobot": "mtrl.envs.acrobot:acrobot",
+    "ant-direction": "mtrl.envs.robots.ant:ant_direction",
+    "ant-goal": "mtrl.envs.robots.ant:ant_goal",
+    "ant-velocity": "mtrl.envs.robots.ant:ant_velocity",
     "bandit": "mtrl.envs.bandit:bandit",
     "cartpole": "mtrl.envs.cartpole:cartpole",
+    "halfcheetah-direction": "mtrl.envs.robots.half_cheetah:halfcheetah_direction",
+    "halfcheetah-velocity": "mtrl.envs.robots.half_cheetah:halfcheetah_velocity",
+    "hopper-parameters": "mtrl.envs.robots.planar_walkers:hopper_parameters",
+    "humanoid-direction": "mtrl.envs.robots.humanoid:humanoid_direction",
     "mountaincar": "mtrl.envs.mountaincar:mountaincar",
     "mountaincar-continuous": "mtrl.envs.mountaincar:mountaincar_continuous",
     "navigation2d": "mtrl.envs.navigation2d:navigation2d",
     "pendulum": "mtrl.envs.pendulum:pendulum",
     "sinusoid": "mtrl.envs.sinusoid:sinusoid",
     "tabular-mdp": "mtrl.envs.tabular_mdp:tabular_mdp",
+    "walker2d-parameters": "mtrl.envs.robots.planar_walkers:walker2d_parameters",
 }
 
 
@@ -80,12 +89,17 @@ def family_names() -> list[str]:
 
 
 def family_spec(name: str) -> FamilySpec:
-    """Return what the family `name` declares.
+    """Return what the family `name` declares; a name that ends in `.toml` is that of a file.
 
     Raises:
-        UsageError: no family has that name, or several packages claim it.
+        UsageError: no family has that name, several packages claim it, or the file is wrong.
         MtrlError: the package that declares it is broken.
     """
+    if is_family_file(name):
+        # Gymnasium's environments, which few runs need.
+        from mtrl.envs.contexts.files import read_family
+
+        return read_family(name)
     declared = _declared()
     if name not in declared:
         raise _unknown("task family", name, declared)

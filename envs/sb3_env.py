@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.family import TaskSource
+from mtrl.envs.simulation import Simulation
 from mtrl.envs.slots import Slots, check_source
 from mtrl.envs.task import Task
 from mtrl.errors import UsageError
@@ -30,7 +30,7 @@ class _SlotView:
     spec: None = None
 
     @property
-    def family(self) -> Dynamics:
+    def family(self) -> Simulation:
         return self.slots.family
 
     @property
@@ -62,13 +62,13 @@ class BatchedVecEnv(VecEnv):
     reset.
 
     Args:
-        family: the dynamics.
+        family: what simulates the environments.
         sources: per sub-environment a task, or the split to draw tasks from.
         seed: as if `seed(seed)` were called: the next reset gives sub-environment i seed + i.
     """
 
     def __init__(
-        self, family: Dynamics, sources: Sequence[TaskSource], *, seed: int | None = None
+        self, family: Simulation, sources: Sequence[TaskSource], *, seed: int | None = None
     ) -> None:
         self._slots = Slots(family, sources)
         self._actions: Any = None

@@ -42,6 +42,11 @@ class Sinusoid:
     max_frequency: float = 1.0
     input_limit: float = 5.0
     name: ClassVar[str] = "sinusoid"
+    units: ClassVar[Mapping[str, str]] = {
+        "amplitude": "units of y",
+        "frequency": "radians per unit of x",
+        "phase": "radians",
+    }
     input_size: ClassVar[int] = 1
     output_size: ClassVar[int] = 1
     splits_overlap: ClassVar[bool] = False

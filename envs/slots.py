@@ -1,10 +1,11 @@
-"""What the faces share: a `HostBatch` whose slots have seeds and sources of tasks.
+"""What the faces share: a `SlotBatch` whose slots have seeds and sources of tasks.
 
 Two random streams per slot: one decides which task comes next (`mtrl.seeding`, only where tasks
 are drawn), the other what happens inside it (`mtrl.envs.noise`). Drawing tasks never changes the
 noise, and the reverse.
 """
 
+import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +14,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.family import TaskSource
-from mtrl.envs.host import HostBatch, StepResult
+from mtrl.envs.simulation import Simulation, SlotBatch, StepResult, SupportsNext
 from mtrl.envs.task import Task, check_split
-from mtrl.errors import UsageError
+from mtrl.errors import MtrlError, UsageError
 from mtrl.seeding import numpy_generator
 
 __all__ = ["Slots", "StepResult", "check_source"]
@@ -26,7 +26,17 @@ _SEED_BITS = 63
 """Slot seeds are non-negative int64; longer seeds are cut to their low bits."""
 
 
-def check_source(family: Dynamics, source: TaskSource) -> TaskSource:
+def _seem_finite(values: NDArray[Any]) -> bool:
+    """Return True only if all are; False if one is not, or if their squares overflow.
+
+    NumPy warns of an overflow, which is near divergence even where it is none.
+    """
+    flat = values.ravel()
+    # A third of what looking at each number takes.
+    return math.isfinite(flat.dot(flat))
+
+
+def check_source(family: Simulation, source: TaskSource) -> TaskSource:
     """Return `source` if it is a task of `family` or a split.
 
     Raises:
@@ -41,23 +51,24 @@ def check_source(family: Dynamics, source: TaskSource) -> TaskSource:
 class Slots:
     """Slots with a source of tasks each: a task, or the split to draw one from at a reset."""
 
-    def __init__(self, family: Dynamics, sources: Sequence[TaskSource]) -> None:
+    def __init__(self, family: Simulation, sources: Sequence[TaskSource]) -> None:
         if not sources:
             raise UsageError("tasks is empty; give one task (or split) per environment")
+        family.check_installed()
         self.family = family
         self.sources = [check_source(family, source) for source in sources]
         self.seeds: list[int | None] = [None] * len(self.sources)
         self.tasks: list[Task] = []
-        self._task_streams: dict[int, np.random.Generator] = {}
+        self._task_streams: dict[int, SupportsNext] = {}
         self.ids: NDArray[np.object_] = np.empty(len(self.sources), dtype=object)
         self._action_shape = (len(self.sources), *(family.action_space.shape or ()))
-        self._env: HostBatch | None = None
+        self._env: SlotBatch | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
 
     @property
-    def env(self) -> HostBatch:
+    def env(self) -> SlotBatch:
         """The running batch.
 
         Raises:
@@ -71,17 +82,15 @@ class Slots:
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed & ((1 << _SEED_BITS) - 1)
         self.seeds[slot] = seed
         # Also for a slot with a fixed task: its source may change.
-        self._task_streams[slot] = numpy_generator(seed, "tasks")
+        self._task_streams[slot] = self.family.task_stream(numpy_generator(seed, "tasks"))
 
     def _next_task(self, slot: int) -> Task:
         source = self.sources[slot]
         if isinstance(source, Task):
             return source
-        return self.family.sample(1, self._task_streams[slot], source)[0]
+        return self._task_streams[slot].next(source)
 
-    def reset(
-        self, seeds: Sequence[int | None], tasks: Sequence[Task | None]
-    ) -> NDArray[np.float32]:
+    def reset(self, seeds: Sequence[int | None], tasks: Sequence[Task | None]) -> NDArray[Any]:
         """Begin an episode in every slot and return the observations.
 
         Args:
@@ -98,10 +107,16 @@ class Slots:
             episodes = np.where(fresh, 0, self._env.episodes + 1)
         self.tasks = [given or self._next_task(slot) for slot, given in enumerate(tasks)]
         self.ids[:] = [task.id for task in self.tasks]
-        self._env = HostBatch(self.family, self.tasks)
-        return self._env.reset(np.array(self.seeds, np.int64), episodes)
+        if self._env is None:
+            self._env = self.family.slot_batch(self.tasks)
+        else:
+            self._env.set_tasks(range(len(self)), self.tasks)
+        obs = self._env.reset(np.array(self.seeds, np.int64), episodes)
+        if not _seem_finite(obs):
+            self._check_each("observation", obs)
+        return obs
 
-    def reset_slots(self, slots: NDArray[np.intp]) -> NDArray[np.float32]:
+    def reset_slots(self, slots: NDArray[np.intp]) -> NDArray[Any]:
         """Begin the next episode from its source in these slots; return their observations."""
         changed = [slot for slot in slots.tolist() if self.sources[slot] is not self.tasks[slot]]
         if changed:
@@ -109,7 +124,10 @@ class Slots:
                 self.tasks[slot] = self._next_task(slot)
                 self.ids[slot] = self.tasks[slot].id
             self.env.set_tasks(changed, [self.tasks[slot] for slot in changed])
-        return self.env.reset_slots(slots)
+        obs = self.env.reset_slots(slots)
+        if not _seem_finite(obs):
+            self._check_each("observation", obs, slots)
+        return obs
 
     def step(self, actions: Any) -> StepResult:
         """Apply one action per slot.
@@ -117,8 +135,31 @@ class Slots:
         Raises:
             UsageError: actions of the wrong shape, NaN, or not in a discrete space; the message
                 names the family and the task.
+            MtrlError: the dynamics gave an observation or a reward that is not finite; the message
+                names the family, the task and its parameters.
         """
-        return self.env.step(self._checked(actions))
+        result = self.env.step(self._checked(actions))
+        if not _seem_finite(result.obs):
+            self._check_each("observation", result.obs)
+        if not _seem_finite(result.reward):
+            self._check_each("reward", result.reward)
+        return result
+
+    def _check_each(
+        self, what: str, values: NDArray[Any], slots: NDArray[np.intp] | None = None
+    ) -> None:
+        """Refuse values that are not finite, of all slots unless some are given."""
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if finite.all():
+            return
+        row = int(finite.argmin())
+        slot = row if slots is None else int(slots[row])
+        task = self.tasks[slot]
+        raise MtrlError(
+            f"environment {slot} of family {self.family.name!r}, task {task.id} "
+            f"{dict(task.params)}: the {what} is {values[row]}, which is not finite; "
+            "narrow the family's ranges so that its dynamics do not diverge"
+        )
 
     def _checked(self, actions: Any) -> NDArray[Any]:
         space = self.family.action_space
@@ -127,13 +168,16 @@ class Slots:
             wanted = self._action_shape[1:]
             raise self._action_error(0, f"actions of shape {array.shape[1:]}, wanted {wanted}")
         if isinstance(space, gym.spaces.Discrete):
-            # Unsigned, what is below the first action is above all others: one comparison.
-            index = array - space.start if space.start else array
-            good = index.astype(np.uint64) < np.uint64(space.n)
+            # Unsigned, what is below the first action is above all others. `argmax` takes a fifth
+            # of the time that a comparison of all or `max` does.
+            index = (array - space.start if space.start else array).astype(np.uint64)
+            slot = int(index.argmax())
+            good = index[slot] < space.n
         else:
-            good = np.isfinite(array).reshape(len(self), -1).all(axis=1)
-        if not good.all():
-            slot = int(good.argmin())
+            good, slot = np.isfinite(array).all(), 0
+            if not good:
+                slot = int(np.isfinite(array).reshape(len(self), -1).all(axis=1).argmin())
+        if not good:
             raise self._action_error(slot, f"action {array[slot]} is not in {space}")
         return array
 

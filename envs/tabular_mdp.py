@@ -7,7 +7,7 @@ distribution. An episode lasts 10 steps and begins in state 0: the states are ex
 any other choice gives the same distribution of tasks. The observation is the state, one-hot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -46,6 +46,10 @@ class TabularMDP(BatchedFamily):
     horizon: int = 10
     reward_std: float = 1.0
     name: ClassVar[str] = "tabular-mdp"
+    units: ClassVar[Mapping[str, str]] = {
+        "rewards": "mean reward, by state and action",
+        "transitions": "probability, by state, action and next state",
+    }
     step_noise: ClassVar[int] = 3
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ none was used twice.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -32,6 +32,9 @@ __all__ = [
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Value = float | tuple[float, ...]
+
+# Made once: `json.dumps` makes an encoder in every call that has options.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def check_split(split: str) -> Split:
@@ -71,28 +74,45 @@ class Params(Mapping[str, Value]):
         UsageError: a value is not a finite number or a sequence of them; the message names it.
     """
 
-    __slots__ = ("_items",)
+    __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._items = tuple((name, _value(name, values[name])) for name in sorted(values))
+        self._values = {name: _value(name, values[name]) for name in sorted(values)}
+
+    @classmethod
+    def drawn(cls, values: dict[str, Value]) -> "Params":
+        """Return these parameters unchecked: finite floats by sorted names, as a family draws."""
+        params = cls.__new__(cls)
+        params._values = values
+        return params
 
     def __getitem__(self, name: str) -> Value:
-        for key, value in self._items:
-            if key == name:
-                return value
-        raise KeyError(name)
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self._items)
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._values)
+
+    # The inherited views would call `__getitem__` for every value, which batches of tasks feel.
+    def keys(self) -> KeysView[str]:
+        """Return the names, sorted."""
+        return self._values.keys()
+
+    def values(self) -> ValuesView[Value]:
+        """Return the values in the order of their names."""
+        return self._values.values()
+
+    def items(self) -> ItemsView[str, Value]:
+        """Return pairs of a name and its value."""
+        return self._values.items()
 
     def __hash__(self) -> int:
-        return hash(self._items)
+        return hash(tuple(self._values.items()))
 
     def __repr__(self) -> str:
-        return repr(dict(self._items))
+        return repr(self._values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +134,7 @@ class Task:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits that family and parameters determine; the split plays no part."""
-        content = [self.family, dict(self.params)]
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        canonical = _canonical([self.family, dict(self.params)])
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -153,9 +172,9 @@ def params_of(tasks: Sequence[Task]) -> dict[str, NDArray[np.float64]]:
         if task.family != first.family or task.params.keys() != first.params.keys():
             raise UsageError(f"tasks of different kinds cannot be stacked: {first} and {task}")
     try:
-        return {
-            name: np.array([t.params[name] for t in tasks], np.float64) for name in first.params
-        }
+        columns = zip(*(task.params.values() for task in tasks), strict=True)
+        stacked = zip(first.params, columns, strict=True)
+        return {name: np.array(column, np.float64) for name, column in stacked}
     except ValueError:
         raise UsageError(f"tasks of {first.family!r} have parameters of unequal sizes") from None
 

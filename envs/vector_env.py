@@ -8,9 +8,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.family import TaskSource
+from mtrl.envs.simulation import Simulation
 from mtrl.envs.slots import Slots
+from mtrl.envs.task import Task
 from mtrl.errors import UsageError
 
 __all__ = ["BatchedVectorEnv"]
@@ -26,13 +27,13 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
     `info["final_info"]["task_id"]`, and its last observation in `info["final_obs"]`.
 
     Args:
-        family: the dynamics.
+        family: what simulates the environments.
         sources: per sub-environment a task, or the split to draw tasks from.
         seed: that of the first reset, if none is given there; sub-environment i has seed + i.
     """
 
     def __init__(
-        self, family: Dynamics, sources: Sequence[TaskSource], *, seed: int | None = None
+        self, family: Simulation, sources: Sequence[TaskSource], *, seed: int | None = None
     ) -> None:
         self.family = family
         self.num_envs = len(sources)
@@ -48,6 +49,11 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._first_seed = seed
         self._everywhere: Flags = np.ones(self.num_envs, dtype=np.bool_)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The task that each sub-environment plays now."""
+        return list(self._slots.tasks)
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]  # as Sync
@@ -100,7 +106,7 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
         if len(ended) > 0:
             info = self._final(done, ended, obs.take(ended, axis=0))
             obs[ended] = self._slots.reset_slots(ended)
-        info |= self._info()
+        info["task_id"], info["_task_id"] = self._slots.ids.copy(), self._everywhere.copy()
         return obs, reward.astype(np.float64), terminated, truncated, info
 
     def _final(

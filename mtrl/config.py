@@ -1,8 +1,9 @@
 """Configurations are frozen dataclasses; here they become TOML and come back, all types checked.
 
 A field whose type is a union of dataclasses is a table with a `kind` key, the class's name in kebab
-case (`MetaSGD` -> "meta-sgd"), which is also its name on the command line. None, which TOML lacks,
-is left out where it is the field's default and written "none" elsewhere.
+case (`MetaSGD` -> "meta-sgd"), which is also its name on the command line; a field whose metadata says
+`default_kind=...` is of that kind without the key. None, which TOML lacks, is left out where it is the
+field's default and written "none" elsewhere.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ __all__ = [
 C = TypeVar("C")
 KIND = "kind"
 NONE = "none"
+DEFAULT_KIND = "default_kind"
 WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])")
 
 
@@ -75,16 +77,26 @@ def _build(cls: Any, table: Mapping[str, Any], where: str) -> Any:
     for key in table:
         if key not in hints:
             raise UsageError(f"unknown key {where}{key}; {_suggest(str(key), list(hints))}")
-    for field in dataclasses.fields(cls):
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for field in fields.values():
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and field.name not in table:
             raise UsageError(f"missing key {where}{field.name}; it has no default")
-    values = {key: _convert(hints[key], value, f"{where}{key}") for key, value in table.items()}
+    values = {
+        key: _convert(hints[key], _with_kind(fields[key], value), f"{where}{key}")
+        for key, value in table.items()
+    }
     try:
         return cls(**values)
     except ValueError as error:
         table_name = f"in [{where[:-1]}]: " if where else ""
         raise UsageError(f"{table_name}{error}") from error
+
+
+def _with_kind(field: dataclasses.Field[Any], value: Any) -> Any:
+    if DEFAULT_KIND in field.metadata and isinstance(value, Mapping):
+        return {KIND: field.metadata[DEFAULT_KIND], **value}
+    return value
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -155,7 +167,7 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
             return _convert(option, value, where)
         except UsageError as error:
             problems.append(str(error))
-    raise UsageError("; or ".join(problems))
+    raise UsageError("; or ".join(dict.fromkeys(problems)))
 
 
 def _require(holds: bool, expected: str, value: Any, where: str) -> Any:
@@ -194,8 +206,15 @@ def to_dict(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if value is None and field.default is None:
             continue
-        table[field.name] = _plain(hints[field.name], value)
+        table[field.name] = _without_kind(field, _plain(hints[field.name], value))
     return table
+
+
+def _without_kind(field: dataclasses.Field[Any], plain: Any) -> Any:
+    # So that a field may become a union while what was written before stays as it is.
+    if isinstance(plain, dict) and plain.get(KIND) == field.metadata.get(DEFAULT_KIND, NONE):
+        return {key: value for key, value in plain.items() if key != KIND}
+    return plain
 
 
 def _plain(hint: Any, value: Any) -> Any:

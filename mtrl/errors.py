@@ -24,5 +24,12 @@ class RunLockedError(MtrlError):
     """A run directory that another process is writing to."""
 
 
+class WorkerError(MtrlError):
+    """An environment in a worker process that failed; the message names worker, task and cause.
+
+    What it raised there, with the traceback, is in the notes of this error.
+    """
+
+
 class MissingExtraError(MtrlError, ImportError):
     """An optional package is needed and absent; the message names what to install."""

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from mtrl.errors import MissingExtraError
+from mtrl.figure_style import (
+    GREY,
+    INK,
+    LARGE,
+    MARKERS,
+    MEDIUM,
+    PALETTE,
+    dress,
+    finish_multiples,
+    legend_below,
+    new_figure,
+    small_multiples,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,13 +43,6 @@ __all__ = [
     "to_image",
 ]
 
-# Okabe and Ito 2008, the darker ones first.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_INK = "#333333"
-_GREY = "#8A8A8A"
-_FAINT = "#E3E3E3"
-_SMALL, _MEDIUM, _LARGE = 8.5, 9.5, 11.0
 _DPI = 150
 
 
@@ -77,7 +82,7 @@ def adaptation_curves(
         title: may be empty.
         xlabel: what is counted.
     """
-    figure = _figure(6.0, 3.7)
+    figure = new_figure(6.0, 3.7)
     axes = figure.subplots()
     for index, (name, (steps, mean, low, high)) in enumerate(curves.items()):
         colour, marker = _look(index)
@@ -86,8 +91,8 @@ def adaptation_curves(
         )
         axes.plot(steps, mean, color=colour, marker=marker, ms=5, lw=1.8, label=name)
     axes.locator_params(axis="x", integer=True)
-    _dress(axes, title=title, xlabel=xlabel, ylabel=ylabel)
-    _legend_below(figure, axes)
+    dress(axes, title=title, xlabel=xlabel, ylabel=ylabel)
+    legend_below(figure, axes)
     return figure
 
 
@@ -103,7 +108,8 @@ def comparison_grid(
 
     Args:
         results: learner to source to (panels, columns, 3) of estimate, low, high. Bounds may be
-            NaN. The source "paper" is drawn hollow, others filled.
+            NaN. The source "paper" is drawn hollow, others filled; where there is nothing but
+            "ours", that is not said.
         panels: label of each panel, for instance how the learner was trained.
         columns: label of each group of marks, for instance how it was tested.
         ylabel: what the score is, with its direction or unit.
@@ -112,10 +118,14 @@ def comparison_grid(
     Raises:
         ValueError: a table does not have the shape that the labels say.
     """
-    figure = _figure(max(4.5, 1.2 + 2.3 * len(panels)), 3.7)
+    figure = new_figure(max(4.5, 1.2 + 2.3 * len(panels)), 3.7)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     series = [
-        (f"{learner}, {source}", _look(index), np.asarray(table, dtype=np.float64))
+        (
+            learner if tuple(sources) == ("ours",) else f"{learner}, {source}",
+            _look(index),
+            np.asarray(table, dtype=np.float64),
+        )
         for index, (learner, sources) in enumerate(results.items())
         for source, table in sources.items()
     ]
@@ -131,10 +141,10 @@ def comparison_grid(
     for axes, panel in zip(grid, panels, strict=True):
         axes.set_xticks(range(len(columns)), columns)
         axes.set_xlim(-0.5, len(columns) - 0.5)
-        _dress(axes, title=panel, ylabel=ylabel if axes is grid[0] else "")
+        dress(axes, title=panel, ylabel=ylabel if axes is grid[0] else "")
     if title:
-        figure.suptitle(title, fontsize=_LARGE, color=_INK)
-    _legend_below(figure, grid[0])
+        figure.suptitle(title, fontsize=LARGE, color=INK)
+    legend_below(figure, grid[0])
     return figure
 
 
@@ -156,19 +166,17 @@ def navigation_trajectories(
         per_row: panels beside each other at most.
     """
     paths, adapted, targets = (np.asarray(x, dtype=np.float64) for x in (before, after, goals))
-    figure, panels = _small_multiples(len(targets), 2.0, 2.0, share=True, per_row=per_row)
+    figure, panels = small_multiples(len(targets), 2.0, 2.0, share=True, per_row=per_row)
     reach = 1.08 * max(float(np.nanmax(np.abs(x))) for x in (paths, adapted, targets))
     for axes, path, better, goal in zip(panels, paths, adapted, targets, strict=True):
-        axes.plot(*path.T, color=_GREY, lw=1.2, label="before adaptation")
-        axes.plot(*better.T, color=_PALETTE[0], lw=1.8, label="after adaptation")
-        axes.plot(*better[:1].T, "o", color=_INK, ms=4, ls="none", label="start")
-        axes.plot(
-            *goal[None].T, "*", color=_PALETTE[1], ms=12, mec="white", ls="none", label="goal"
-        )
+        axes.plot(*path.T, color=GREY, lw=1.2, label="before adaptation")
+        axes.plot(*better.T, color=PALETTE[0], lw=1.8, label="after adaptation")
+        axes.plot(*better[:1].T, "o", color=INK, ms=4, ls="none", label="start")
+        axes.plot(*goal[None].T, "*", color=PALETTE[1], ms=12, mec="white", ls="none", label="goal")
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.locator_params(nbins=4)
-        _dress(axes)
-    _finish_multiples(figure, panels, title)
+        dress(axes)
+    finish_multiples(figure, panels, title)
     return figure
 
 
@@ -179,35 +187,35 @@ def step_size_histograms(step_sizes: Mapping[str, npt.ArrayLike], *, title: str 
         step_sizes: layer to its step sizes, any shape.
         title: may be empty.
     """
-    figure, panels = _small_multiples(len(step_sizes), 2.7, 1.9)
+    figure, panels = small_multiples(len(step_sizes), 2.7, 1.9)
     for axes, (name, values) in zip(panels, step_sizes.items(), strict=True):
         flat = np.asarray(values, dtype=np.float64).ravel()
         edges = _edges(flat)
-        for sign, colour in ((flat < 0, _PALETTE[1]), (flat >= 0, _PALETTE[0])):
+        for sign, colour in ((flat < 0, PALETTE[1]), (flat >= 0, PALETTE[0])):
             axes.hist(flat[sign], bins=edges.tolist(), color=colour, lw=0)
-        axes.axvline(0.0, color=_INK, lw=0.8)
+        axes.axvline(0.0, color=INK, lw=0.8)
         axes.locator_params(axis="x", nbins=5)
         axes.locator_params(axis="y", nbins=4, integer=True)
-        _dress(axes, title=f"{name}: {np.mean(flat < 0):.0%} negative")
-    figure.supxlabel("step size", fontsize=_MEDIUM, color=_INK)
-    figure.supylabel("parameters", fontsize=_MEDIUM, color=_INK)
+        dress(axes, title=f"{name}: {np.mean(flat < 0):.0%} negative")
+    figure.supxlabel("step size", fontsize=MEDIUM, color=INK)
+    figure.supylabel("parameters", fontsize=MEDIUM, color=INK)
     if title:
-        figure.suptitle(title, fontsize=_LARGE, color=_INK)
+        figure.suptitle(title, fontsize=LARGE, color=INK)
     return figure
 
 
 def few_shot_fits(fits: Sequence[FewShotFit], *, title: str = "", per_row: int = 4) -> "Figure":
     """Draw each task's curve, its support points, and the predictions before and after adaptation."""
-    figure, panels = _small_multiples(len(fits), 2.7, 2.1, share=True, per_row=per_row)
+    figure, panels = small_multiples(len(fits), 2.7, 2.1, share=True, per_row=per_row)
     for axes, fit in zip(panels, fits, strict=True):
-        axes.plot(fit.x, fit.truth, color=_INK, lw=1.2, label="task")
-        axes.plot(fit.x, fit.before, color=_GREY, lw=1.4, ls=(0, (4, 2)), label="before adaptation")
-        axes.plot(fit.x, fit.after, color=_PALETTE[0], lw=1.9, label="after adaptation")
+        axes.plot(fit.x, fit.truth, color=INK, lw=1.2, label="task")
+        axes.plot(fit.x, fit.before, color=GREY, lw=1.4, ls=(0, (4, 2)), label="before adaptation")
+        axes.plot(fit.x, fit.after, color=PALETTE[0], lw=1.9, label="after adaptation")
         axes.plot(
-            fit.support_x, fit.support_y, "o", color=_PALETTE[1], ms=5, mec="white", label="support"
+            fit.support_x, fit.support_y, "o", color=PALETTE[1], ms=5, mec="white", label="support"
         )
-        _dress(axes)
-    _finish_multiples(figure, panels, title)
+        dress(axes)
+    finish_multiples(figure, panels, title)
     return figure
 
 
@@ -229,66 +237,6 @@ def to_image(figure: "Figure") -> npt.NDArray[np.uint8]:
     return pixels[..., :3].copy()
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of a size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            'figures need matplotlib: pip install "mtrl-suite[plot]"'
-        ) from error
-    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
-
-
-def _small_multiples(
-    count: int, width: float, height: float, *, share: bool = False, per_row: int = 4
-) -> tuple["Figure", list["Axes"]]:
-    """Return a figure and `count` axes, at most `per_row` in a row, rows as even as possible."""
-    if count == 0:
-        raise ValueError("nothing to draw: pass at least one task or layer")
-    rows = -(-count // per_row)
-    columns = -(-count // rows)
-    figure = _figure(max(4.5, width * columns), 0.6 + height * rows)
-    axes = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel()
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return figure, list(axes[:count])
-
-
-def _finish_multiples(figure: "Figure", panels: list["Axes"], title: str) -> None:
-    if title:
-        figure.suptitle(title, fontsize=_LARGE, color=_INK)
-    _legend_below(figure, panels[0])
-
-
-def _legend_below(figure: "Figure", axes: "Axes") -> None:
-    """Put one legend for the whole figure under the panels, where it hides no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        # Four entries are wider than a figure of two small panels, which would cut them off.
-        ncols=min(len(labels), 4 if figure.get_figwidth() >= 6 else 2),
-        frameon=False,
-        columnspacing=1.4,
-        handletextpad=0.5,
-        fontsize=_SMALL + 0.5,
-        labelcolor=_INK,
-    )
-
-
-def _dress(axes: "Axes", title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    axes.set_title(title, fontsize=_MEDIUM, color=_INK)
-    axes.set_xlabel(xlabel, fontsize=_MEDIUM, color=_INK)
-    axes.set_ylabel(ylabel, fontsize=_MEDIUM, color=_INK)
-    axes.tick_params(labelsize=_SMALL, color=_GREY, labelcolor=_INK)
-    axes.grid(True, color=_FAINT, lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-
-
 def _marks(
     axes: "Axes",
     x: npt.NDArray[np.float64],
@@ -305,7 +253,7 @@ def _marks(
 
 
 def _look(index: int) -> tuple[str, str]:
-    return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
+    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
 
 
 def _edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -16,16 +16,24 @@ import torch
 
 from mtrl import __version__
 from mtrl.cli import COMMANDS, guarded, main
+from mtrl.commands.train import parse_training
 from mtrl.config import from_toml
-from mtrl.envs.registry import get_family
+from mtrl.envs.family import FamilySpec
+from mtrl.envs.navigation2d import Navigation2D
+from mtrl.envs.registry import family_names, get_family
 from mtrl.envs.task import Task
-from mtrl.errors import MtrlError
+from mtrl.errors import MissingExtraError, MtrlError
 from mtrl.evaluation.statistics import paired_difference
 from mtrl.evaluation.trained import EvaluationSettings, load_run
 from mtrl.interrupts import Interrupted
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA
 from mtrl.meta.kinds import KINDS
-from mtrl.meta.maml import MAML
+from mtrl.meta.maml import MAML, MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.outer import TRPO
+from mtrl.meta.proximal import PROMP
+from mtrl.meta.reptile import Reptile
 from mtrl.meta.supervised import SupervisedConfig
 from mtrl.seeding import numpy_generator
 
@@ -121,7 +129,11 @@ def test_help_documents_every_setting(kind: str, capsys: pytest.CaptureFixture[s
         ),
         (
             ["train", "supervised", "--dir", "x", "--learner.step-size", "1"],
-            "--learner.step-size is an option of learner:maml, which must come before it",
+            "--learner.step-size is an option of learner:anil, learner:cavia, others, one of which",
+        ),
+        (
+            ["train", "supervised", "--dir", "x", "--learner.outer", "adam"],
+            "--learner.outer is an option of learner:reptile, which must come before it",
         ),
         (
             ["train", "supervised", "--dir", "x", "learner:mamal"],
@@ -237,7 +249,61 @@ def test_families_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "navigation2d: move a point to a hidden goal" in out
     assert "fixed-start, varying-start" in out
-    assert "100 steps" in out and "Box(" in out
+    assert "100 steps" in out and "2 numbers, -1 to 1" in out
+    assert "goal: 2 numbers, -0.5 to 0.5 (length (x, y))" in out
+    assert "mtrl/CartPole-v0" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert all(f"\n{name}: " in f"\n{out}" for name in family_names())
+
+
+def test_one_family_is_shown_with_the_spread_of_its_tasks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["families", "cartpole", "--preset", "extrapolation"]) == 0
+    out = capsys.readouterr().out
+    words = " ".join(out.split())
+    assert "extrapolation: test tasks have length in 0.25 to 0.35 or 0.8 to 1," in words
+    lines = r"length +train +0.25 \|(.*)\| 1\n +test +0.25 \|(.*)\| 1\n"
+    train, test = re.search(lines, out).groups()  # type: ignore[union-attr]  # a mismatch fails
+    # No bin of 40 has both but those with a border, one at each end.
+    both = sum(" " not in pair for pair in zip(train, test, strict=True))
+    assert len(train) == 40 and both <= 2
+    assert train[:5].isspace() and train[-5:].isspace() and test[6:-11].isspace()
+
+
+def test_a_family_without_its_extra_is_listed_with_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(**arguments: object) -> Navigation2D:
+        raise MissingExtraError('task family "far" needs stars: pip install "mtrl-suite[stars]"')
+
+    class Near(Navigation2D):
+        def check_installed(self) -> None:
+            missing()
+
+    specs = {
+        name: FamilySpec(
+            name=name, factory=factory, presets={"default": {}}, summary="", extra="stars"
+        )
+        for name, factory in (("far", missing), ("near", Near))
+    }
+    monkeypatch.setattr("mtrl.commands.families.family_names", lambda: ["far", "near"])
+    monkeypatch.setattr("mtrl.envs.registry.family_spec", specs.__getitem__)
+    monkeypatch.setattr("mtrl.commands.families.family_spec", specs.__getitem__)
+    assert main(["families"]) == 0
+    far, near = capsys.readouterr().out.split("\n\n")[:2]
+    assert far.startswith("far:") and 'pip install "mtrl-suite[stars]"' in far
+    assert 'needs        pip install "mtrl-suite[stars]", which is not installed' in near
+    assert "horizon      100 steps" in near
+
+
+def test_a_picture_of_tasks_is_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tasks.png"
+    assert main(["families", "bandit", "--picture", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert str(path) in capsys.readouterr().out
+    assert main(["families", "bandit", "--picture", str(tmp_path / "no" / "x.png")]) == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_sampled_tasks_are_the_familys_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,6 +333,46 @@ def test_settings_come_from_options_then_file_then_defaults(runs: Path, tmp_path
 def test_the_learner_is_chosen_by_name(runs: Path) -> None:
     assert load_run(runs / "sgd").config.learner == MetaSGD()
     assert load_run(runs / "maml").config.learner == MAML(step_size=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "learner"),
+    [
+        ("learner:maml --learner.first-order", MAML(first_order=True)),
+        ("learner:anil --learner.no-adapt-log-std", ANIL(adapt_log_std=False)),
+        ("learner:cavia --learner.context-size 3", CAVIA(context_size=3)),
+        ("learner:reptile --learner.outer interpolation", Reptile(outer="interpolation")),
+    ],
+)
+def test_every_learner_has_a_name(options: str, learner: MetaLearner) -> None:
+    arguments = ["--dir", "x", *options.split(), "--shots", "3"]
+    config = parse_training(KINDS["supervised"], arguments, "mtrl train supervised").settings
+    assert (config.learner, config.shots) == (learner, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "learner", "outer"),
+    [
+        ("--outer.max-kl 0.02", MetaSGD(), TRPO(max_kl=0.02)),
+        ("outer:trpo --outer.max-kl 0.02 learner:anil", ANIL(), TRPO(max_kl=0.02)),
+        ("learner:cavia outer:promp --outer.clip 0.2", CAVIA(), PROMP(clip=0.2)),
+        ("outer:promp --learner.inner-steps 2", MetaSGD(inner_steps=2), PROMP()),
+    ],
+)
+def test_the_outer_update_has_a_name_and_trpo_need_not_be_named(
+    options: str, learner: MetaLearner, outer: TRPO | PROMP
+) -> None:
+    arguments = ["--dir", "x", *options.split()]
+    config = parse_training(KINDS["rl"], arguments, "mtrl train rl").settings
+    assert (config.learner, config.outer) == (learner, outer)
+
+
+def test_a_learner_without_a_form_for_reinforcement_learning_is_no_choice_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = refusal(capsys, "train", "rl", "--dir", "x", "learner:reptile")
+    assert "unknown choice learner:reptile; available subcommands: learner:meta-sgd, " in said
+    assert "learner:cavia" in said
 
 
 def test_resume_needs_the_directory_only(runs: Path, tmp_path: Path) -> None:
@@ -350,7 +456,7 @@ def test_evaluate_states_every_step_and_writes_every_score(
     arguments = ["--steps", "2", "--tasks", "6", "--output", str(tmp_path / "out")]
     assert main(["evaluate", str(runs / "sgd"), *arguments]) == 0
     out = capsys.readouterr().out
-    assert "6 unseen tasks of sinusoid (maml), 10 shots, seed 0" in out
+    assert "sinusoid (maml), 6 unseen tasks, 10 shots, seed 0" in out
     assert "lower is better" in out
     assert re.search(r"before +after 1 +after 2\nMeta-SGD +\d", out)
     rows = (tmp_path / "out" / "evaluation.csv").read_text().splitlines()

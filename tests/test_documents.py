@@ -101,6 +101,19 @@ def test_the_familys_example_keeps_the_contract(
     KINDS["rl"].check(KINDS["rl"].config(family="thermostat"))
 
 
+@pytest.mark.parametrize("name", sorted(registry._BUILT_IN))
+def test_every_family_has_a_section_that_names_its_presets(name: str) -> None:
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs").glob("families*.md"))
+    sections = re.findall(r"^## (.*)\n((?:(?!#+ ).*\n?)*)", pages, re.MULTILINE)
+    found = [body for title, body in sections if re.search(rf"(?<![\w-]){name}(?![\w-])", title)]
+    assert len(found) == 1
+    section = found[0].lower()
+    assert re.search(r"source|et al\.", section)
+    assert "reward" in section and ("terminat" in section or name == "sinusoid")
+    for preset in registry.family_spec(name).presets:
+        assert f"`{preset}`" in pages
+
+
 def test_documented_settings_are_settings() -> None:
     (table,) = (
         tomllib.loads(code)

@@ -78,6 +78,12 @@ def test_comparison_grid_puts_each_number_in_its_cell() -> None:
         assert hollow == {True}
 
 
+def test_our_numbers_alone_are_named_by_the_learner() -> None:
+    tables = {name: {"ours": np.ones((1, 1, 3))} for name in ("MAML", "Meta-SGD")}
+    figure = comparison_grid(tables, panels="a", columns="b", ylabel="")
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["MAML", "Meta-SGD"]
+
+
 def test_comparison_grid_refuses_a_table_that_its_labels_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"MAML, paper: .*\(1, 3, 3\) .* 2 panels and 3 columns"):
         comparison_grid(

@@ -6,14 +6,25 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from scipy import stats
 
-from mtrl.envs.parameters import ParameterSpace, Range
-from mtrl.envs.task import Task, assert_disjoint, params_of, split_digest
+from mtrl.envs.navigation2d import Navigation2D
+from mtrl.envs.parameters import ParameterSpace, Range, TaskStream
+from mtrl.envs.registry import family_spec, get_family
+from mtrl.envs.task import (
+    SPLITS,
+    Params,
+    Split,
+    Task,
+    assert_disjoint,
+    params_of,
+    split_digest,
+)
 from mtrl.errors import UsageError
 
 SPACE = ParameterSpace("f", {"goal": Range(-0.5, 0.5, size=2), "speed": Range(1.0, 3.0)})
@@ -217,3 +228,36 @@ def test_check_refuses_another_familys_task() -> None:
         SPACE.check(_task(family="g"))
     with pytest.raises(UsageError, match="parameters of sizes"):
         SPACE.check(_task(params={"goal": (0.0, 0.0, 0.0), "speed": 1.0}))
+
+
+@pytest.mark.parametrize("name", ["cartpole", "navigation2d", "tabular-mdp"])
+@pytest.mark.parametrize("preset", [0, 3])
+def test_a_stream_draws_what_sampling_one_by_one_draws(name: str, preset: int) -> None:
+    presets = list(family_spec(name).presets)
+    family: Any = get_family(name, presets[preset % len(presets)])
+    rng, stream = np.random.default_rng(5), family.task_stream(np.random.default_rng(5))
+    assert isinstance(stream, TaskStream)
+    for number in range(60):
+        split = SPLITS[number // 3 % 2]  # also in the middle of what is drawn ahead
+        if number == 20:
+            stream = pickle.loads(pickle.dumps(stream))
+        drawn = stream.next(split)
+        (expected,) = family.sample(1, rng, split)
+        assert (drawn, drawn.split, drawn.id) == (expected, split, expected.id)
+        assert drawn.params == Params(dict(expected.params))  # as if it had been checked
+
+
+def test_a_family_that_samples_in_its_own_way_is_asked() -> None:
+    class Only(Navigation2D):
+        def sample(self, n: int, rng: np.random.Generator, split: Split) -> list[Task]:
+            return [Task(family=self.name, params={"goal": (0.5, 0.5), "start": (0.0, 0.0)})] * n
+
+    env = Only().make("train")
+    env.reset(seed=0)
+    assert env.task.params["goal"] == (0.5, 0.5)
+
+
+def test_ranges_that_overflow_are_refused() -> None:
+    space = ParameterSpace("f", {"x": Range(-3e38, 3e38)})
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match="not finite"):
+        space.sample(1, np.random.default_rng(0), "train")

@@ -102,10 +102,10 @@ def _describe(runs: Sequence[TrainedRun], settings: EvaluationSettings) -> str:
         else f"{settings.episodes} episodes per task and step"
     )
     trained = ", ".join(f"{run.directory} ({run.iteration} iterations)" for run in runs)
-    tasks = f"{settings.tasks} unseen tasks of {first.config.family}"
-    preset = first.task_setting["preset"]
+    family, preset = first.task_setting["family"], first.task_setting["preset"]
     return (
-        f"{trained}\n{tasks} ({preset}), {amount}, seed {settings.seed}\n"
+        f"{trained}\n{family} ({preset}), {settings.tasks} {first.tasks_name}, {amount}, "
+        f"seed {settings.seed}\n"
         f"{first.score_name}, mean over tasks [95% interval]"
     )
 
@@ -132,7 +132,7 @@ def _write(
             folder / "evaluation.png",
             scores,
             settings.seed,
-            title=f"{runs[0].config.family}, unseen tasks",
+            title=f"{runs[0].task_setting['family']}, unseen tasks",
             ylabel=runs[0].score_name,
         )
         written += ", evaluation.png"

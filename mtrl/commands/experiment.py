@@ -52,6 +52,6 @@ def _train_and_evaluate(kind_name: str, defaults: Any, arguments: Sequence[str])
         UNADAPTED: trained.scores(tasks, settings, adapting=False),
     }
     anchors = anchor_scores(trained.family, tasks, settings.steps or 0)
-    print(f"{trained.score_name} on {settings.tasks} unseen tasks, mean [95% interval]")
+    print(f"{trained.score_name} on {settings.tasks} {trained.tasks_name}, mean [95% interval]")
     print(adaptation_table(scores | anchors, settings.seed))
     print("", paired_rows(name, UNADAPTED, scores, settings.seed), sep="\n")

@@ -69,7 +69,7 @@ def _sentence(box: str) -> str:
     said = " ".join(sections[0]) if sections else title
     if title == "Unrecognized options":
         found = re.search(r"options:\s+(\S+?),?(?:\s|$)", said)
-        return _unknown(found[1] if found else said, [line for part in sections for line in part])
+        return _unknown(found[1] if found else said, sections)
     # An option that does not exist may be the misspelt one that is missing: it comes first.
     if unknown := [part[1] for part in sections if part[0] == "Unrecognized options:"]:
         return f"unknown option {unknown[0]}"
@@ -93,16 +93,23 @@ def _unbox(box: str) -> tuple[str, list[list[str]]]:
     return RULE.sub("", top).strip(" ─-"), [section for section in sections if section]
 
 
-def _unknown(name: str, lines: Sequence[str]) -> str:
+def _unknown(name: str, sections: Sequence[Sequence[str]]) -> str:
     """Say which option was meant or, for an option of another learner, where it belongs."""
-    suggested, current = [], ""
-    for line in lines:
+    if ":" in name:
+        choices = [" ".join(part) for part in sections if part and part[0].startswith("Available")]
+        return "; ".join([f"unknown choice {name}", *(text.lower() for text in choices)])
+    suggested: list[str] = []
+    places: list[str] = []
+    for line in (line for part in sections for line in part):
         flag, place = FLAG.match(line), re.search(r"(\S+:\S+) --help$", line)
         if flag:
-            current = flag[0]
-            suggested.append(current)
-        elif place and current == name:
-            return f"{name} is an option of {place[1]}, which must come before it"
-        elif line.startswith("Available subcommands:") and ":" in name:
-            return f"unknown choice {name}; {line.lower()}"
+            suggested.append(flag[0])
+        elif suggested and suggested[-1] == name and place:
+            places.append(place[1])
+        elif suggested and suggested[-1] == name and line == "[...]":
+            places.append("others")
+    if places:
+        owners = list(dict.fromkeys(places))
+        which = "which" if len(owners) == 1 else "one of which"
+        return f"{name} is an option of {', '.join(owners)}, {which} must come before it"
     return f"unknown option {name}" + (f"; did you mean {suggested[0]}?" if suggested else "")

@@ -13,6 +13,7 @@ import tyro
 from mtrl.commands.parsing import parse
 from mtrl.config import check_positive, from_toml
 from mtrl.errors import UsageError
+from mtrl.family_files import with_kept_family
 from mtrl.manifest import read_manifest
 from mtrl.meta.kinds import KINDS, Kind, get_kind
 from mtrl.runs import CONFIG, MANIFEST, Run
@@ -79,7 +80,8 @@ def parse_training(
 def train(kind: Kind, options: TrainOptions[Any], *, resume: bool = False) -> None:
     """Meta-train in `options.directory`."""
     torch.set_num_threads(options.threads)
-    kind.check(options.settings)
+    kept = with_kept_family(options.settings, options.directory) if resume else options.settings
+    kind.check(kept)
     where = shlex.quote(str(options.directory))
     with Run.open(
         options.directory, config=options.settings, kind=kind.name, resume=resume

@@ -17,6 +17,7 @@ from mtrl.envs.task import Task
 from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
+from mtrl.family_files import family_digest, is_family_file, with_kept_family
 from mtrl.manifest import read_manifest
 from mtrl.meta.kinds import check_device, get_kind
 from mtrl.meta.parameters import MetaParams
@@ -106,12 +107,22 @@ class TrainedRun:
         return "undiscounted return (higher is better)"
 
     @property
+    def tasks_name(self) -> str:
+        """What the test tasks are called in a table, which says so where training met the same ones."""
+        if self.family.splits_overlap:
+            return "tasks (the family has few: training and test tasks are the same by design)"
+        return "unseen tasks"
+
+    @property
     def task_setting(self) -> dict[str, Any]:
         """What decides which tasks it meets: only runs that agree in it can be compared."""
         family, preset = self.config.family, self.config.preset
         options = getattr(self.config, "family_options", {})
-        preset = next(iter(family_spec(family).presets)) if preset is None else preset
-        return {"family": family, "preset": preset, "family_options": options}
+        spec = family_spec(family)
+        preset = next(iter(spec.presets)) if preset is None else preset
+        setting = {"family": spec.name, "preset": preset, "family_options": options}
+        # Each run has a copy of its own, so that the paths say nothing.
+        return setting | ({"file": family_digest(family)} if is_family_file(family) else {})
 
     def complete(self, settings: EvaluationSettings) -> EvaluationSettings:
         """Return `settings` with what was left out filled in from the run's own training.
@@ -176,7 +187,7 @@ def load_run(directory: Path | str) -> TrainedRun:
     }
     return TrainedRun(
         directory=directory,
-        config=from_toml(kind.config, directory / CONFIG),
+        config=with_kept_family(from_toml(kind.config, directory / CONFIG), directory),
         meta=MetaParams.from_named(named),
         iteration=checkpoint.step,
     )

@@ -1,0 +1,1 @@
+"""Environments of others in supervised worker processes."""
