@@ -28,7 +28,7 @@ from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.reinforcement import ReinforcementConfig
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
-from mtrl.reproduce import REPRODUCTIONS, adaptation, find_reproduction
+from mtrl.reproduce import REPRODUCTIONS, Calculation, adaptation, find_reproduction
 from mtrl.reproduce.carry_out import Outcome, Place, carry_out, measure
 from mtrl.reproduce.experiment import UNADAPTED, Column, Experiment
 from mtrl.reproduce.navigation import (
@@ -65,6 +65,7 @@ from mtrl.reproduce.regression import (
 from mtrl.reproduce.trainings import Training, train_all
 from mtrl.runs import Run
 
+TRAINED = [name for name, found in REPRODUCTIONS.items() if not isinstance(found, Calculation)]
 # As our notes on the papers have it; bold numbers are confirmed by a source, plain ones are not.
 GRID = """
 | 5-shot | MAML | **1.13±0.18** | **0.85±0.14** | **0.71±0.12** |
@@ -154,7 +155,7 @@ def test_the_full_navigations_follow_the_protocol() -> None:
     assert {column.settings.episodes for column in table.columns.values()} == {40}
 
 
-@pytest.mark.parametrize("name", REPRODUCTIONS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_reproduction_has_a_cell_of_ours_for_each_published_one(name: str) -> None:
     module, _, function = REPRODUCTIONS[name].builder.partition(":")
     build = getattr(__import__(module, fromlist=[function]), function)
@@ -197,6 +198,7 @@ class KnownRun:
 
     start: float
     family: Any = None
+    tasks_name: str = "unseen tasks"
     noise: np.ndarray[Any, Any] = field(
         default_factory=lambda: np.random.default_rng(1).normal(size=200)
     )

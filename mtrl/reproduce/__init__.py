@@ -5,18 +5,18 @@ Importing this gives their names and summaries only; what carries one out is imp
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mtrl.errors import UsageError
 
 if TYPE_CHECKING:
-    from mtrl.reproduce.carry_out import Outcome
+    from mtrl.reproduce.carry_out import Outcome, Place
 
-__all__ = ["REPRODUCTIONS", "Reproduction", "find_reproduction"]
+__all__ = ["REPRODUCTIONS", "Calculation", "Reproduction", "find_reproduction"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,29 @@ class Reproduction:
             MtrlError: a training failed; the message names it.
             MissingExtraError: matplotlib is not installed.
         """
-        module, _, function = self.builder.partition(":")
-        experiment = getattr(importlib.import_module(module), function)(quick, seed)
-        from mtrl.reproduce.carry_out import Place, carry_out
+        from mtrl.reproduce.carry_out import Place
 
-        return carry_out(
-            experiment, Place(name=self.name, output=output, work=work, quick=quick, seed=seed)
-        )
+        place = Place(name=self.name, output=output, work=work, quick=quick, seed=seed)
+        return self._carry_out(place)
+
+    def _carry_out(self, place: "Place") -> "Outcome":
+        from mtrl.reproduce.carry_out import carry_out
+
+        return carry_out(self._load()(place.quick, place.seed), place)
+
+    def _load(self) -> Callable[..., Any]:
+        module, _, function = self.builder.partition(":")
+        loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return loaded
+
+
+@dataclass(frozen=True)
+class Calculation(Reproduction):
+    """A table that needs no training: its `builder` makes the files of a `Place`, hence an `Outcome`."""
+
+    def _carry_out(self, place: "Place") -> "Outcome":
+        outcome: Outcome = self._load()(place)
+        return outcome
 
 
 REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
@@ -95,6 +111,13 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
                 "Meta-SGD on pendulums beyond the training lengths, adapted or not",
                 "adaptation:pendulum",
             ),
+        )
+    }
+    | {
+        "minimax-deviation": Calculation(
+            "minimax-deviation",
+            "Minimax deviation on short samples (Schlesinger and Vodolazskiy 2017)",
+            "mtrl.reproduce.minimax_deviation:minimax_deviation_table",
         )
     }
 )

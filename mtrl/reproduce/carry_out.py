@@ -2,9 +2,10 @@
 
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,10 @@ from mtrl.reproduce.trainings import Training, cpu_count, train_all
 from mtrl.seeding import numpy_generator
 from mtrl.versions import library_versions
 
-__all__ = ["Outcome", "Place", "carry_out"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Outcome", "Place", "carry_out", "record_of", "require_figures", "write_files"]
 
 # Of ten thousand errors, more resamples move the bounds by less than the digits that are shown.
 RESAMPLES = 2_000
@@ -79,9 +83,7 @@ class Outcome:
 
 def carry_out(experiment: Experiment, place: Place) -> Outcome:
     """Train what is not trained yet, test, and write the three files; see `Reproduction.run`."""
-    # Before minutes of training rather than after.
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError('figures need matplotlib: pip install "mtrl-suite[plot]"')
+    require_figures()
     clock = time.monotonic()
     # Now, not at the end: this is the code that trains.
     revision = commit()
@@ -91,7 +93,33 @@ def carry_out(experiment: Experiment, place: Place) -> Outcome:
     trained = time.monotonic()
     runs = {key: load_run(training.directory) for key, training in trainings.items()}
     results = measure(experiment, runs, place.seed)
-    record = Record(
+    record = replace(
+        record_of(place, revision, time.monotonic() - clock),
+        processes=place.processes,
+        parts=[
+            Part(training.name, training.seconds, key in found)
+            for key, training in trainings.items()
+        ],
+        test_seconds=time.monotonic() - trained,
+    )
+    return write_files(
+        place,
+        render_page(experiment, results, record),
+        render_scores(experiment, results, record),
+        lambda: draw_figure(experiment, results, record),
+        None if place.quick else all(results.met(experiment)),
+    )
+
+
+def require_figures() -> None:
+    """Raise MissingExtraError if there is nothing to draw with: before minutes of work, not after."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError('figures need matplotlib: pip install "mtrl-suite[plot]"')
+
+
+def record_of(place: Place, revision: str, seconds: float) -> Record:
+    """Return how a page was made that took `seconds` with the code of commit `revision`."""
+    return Record(
         name=place.name,
         stem=place.stem,
         quick=place.quick,
@@ -99,15 +127,28 @@ def carry_out(experiment: Experiment, place: Place) -> Outcome:
         commit=revision,
         versions=library_versions(),
         cpus=cpu_count(),
-        processes=place.processes,
-        parts=[
-            Part(training.name, training.seconds, key in found)
-            for key, training in trainings.items()
-        ],
-        test_seconds=time.monotonic() - trained,
-        total_seconds=time.monotonic() - clock,
+        total_seconds=seconds,
     )
-    return _write(experiment, results, record, place)
+
+
+def write_files(
+    place: Place, text: str, scores: str, draw: Callable[[], "Figure"], met: bool | None
+) -> Outcome:
+    """Write the page's text, the scores and the figure, and say where they are."""
+    with reporting("write", place.output):
+        place.output.mkdir(parents=True, exist_ok=True)
+    replace_file(place.file("csv"), scores.encode())
+    with reporting("write", place.file("png")):
+        save(draw(), place.file("png"))
+    # Last: a page that is there shows what the files beside it hold.
+    replace_file(place.file("md"), text.encode())
+    return Outcome(
+        page=place.file("md"),
+        scores=place.file("csv"),
+        figure=place.file("png"),
+        text=text,
+        met=met,
+    )
 
 
 def _trainings(
@@ -133,7 +174,11 @@ def measure(
             scores[UNADAPTED] = _scores(experiment, target, seed, adapting=False)
         cells += [_cell(experiment, row, column, scores, seed) for column in experiment.columns]
         anchors[row] = _anchors(experiment, next(runs[row, name] for name in learners), seed)
-    return Results(cells=cells, anchors={row: found for row, found in anchors.items() if found})
+    return Results(
+        cells=cells,
+        anchors={row: found for row, found in anchors.items() if found},
+        tasks_name=next(iter(runs.values())).tasks_name,
+    )
 
 
 def _scores(
@@ -184,21 +229,3 @@ def _anchors(experiment: Experiment, run: TrainedRun, seed: int) -> dict[str, fl
     settings = replace(next(iter(experiment.columns.values())).settings, seed=seed)
     returns = anchor_scores(run.family, run.unseen_tasks(settings), 0)
     return {name: float(values.mean()) for name, values in returns.items()}
-
-
-def _write(experiment: Experiment, results: Results, record: Record, place: Place) -> Outcome:
-    text = render_page(experiment, results, record)
-    with reporting("write", place.output):
-        place.output.mkdir(parents=True, exist_ok=True)
-    replace_file(place.file("csv"), render_scores(experiment, results, record).encode())
-    with reporting("write", place.file("png")):
-        save(draw_figure(experiment, results, record), place.file("png"))
-    # Last: a page that is there shows what the files beside it hold.
-    replace_file(place.file("md"), text.encode())
-    return Outcome(
-        page=place.file("md"),
-        scores=place.file("csv"),
-        figure=place.file("png"),
-        text=text,
-        met=None if place.quick else all(results.met(experiment)),
-    )

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "QUICK",
     "Cell",
     "Part",
     "Record",
     "Results",
+    "bullets",
     "draw_figure",
     "is_met",
+    "markdown_table",
+    "provenance",
+    "quick_notice",
     "render_page",
     "render_scores",
 ]
@@ -53,10 +58,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All cells, and by row the scores that need no learner, where the family knows them."""
+    """All cells, and by row the scores that need no learner, where the family knows them.
+
+    `tasks_name` is what the test tasks are called.
+    """
 
     cells: Sequence[Cell]
     anchors: Mapping[str, Mapping[str, float]]
+    tasks_name: str = "unseen tasks"
 
     def met(self, experiment: Experiment) -> list[bool]:
         """Return for each cell whether the target is met."""
@@ -73,7 +82,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """How the numbers were made."""
+    """How the numbers were made.
+
+    Attributes:
+        processes: trainings at a time; nothing else is said of trainings where there were none.
+        parts: the trainings.
+        test_seconds: what testing them took.
+    """
 
     name: str
     stem: str
@@ -82,10 +97,10 @@ class Record:
     commit: str
     versions: Mapping[str, str]
     cpus: int
-    processes: int
-    parts: Sequence[Part]
-    test_seconds: float
     total_seconds: float
+    processes: int = 0
+    parts: Sequence[Part] = ()
+    test_seconds: float = 0.0
 
 
 def is_met(experiment: Experiment, cell: Cell) -> bool:
@@ -108,19 +123,19 @@ def render_page(experiment: Experiment, results: Results, record: Record) -> str
     """Return the page."""
     sections = [
         f"# {experiment.title}" + f" ({QUICK})" * record.quick,
-        _quick_notice(experiment, record),
+        quick_notice(experiment.scaled_down) if record.quick else "",
         f"Source of the published numbers: {experiment.paper}." if experiment.paper else "",
         _verdict(experiment, results, record),
-        _table(*_comparison(experiment, results, record)),
+        markdown_table(*_comparison(experiment, results, record)),
         _notes(experiment, results),
         f"![{_caption(experiment)}{f', {QUICK}' * record.quick}]({record.stem}.png)",
         _anchors(experiment, results),
         "## Protocol",
-        _bullets(experiment.protocol),
+        bullets(experiment.protocol),
         "## Settings the paper leaves open" if experiment.paper else "## Settings",
-        _bullets(experiment.choices),
+        bullets(experiment.choices),
         "## How this was made",
-        _provenance(record),
+        provenance(record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -183,11 +198,10 @@ def draw_figure(experiment: Experiment, results: Results, record: Record) -> "Fi
     )
 
 
-def _quick_notice(experiment: Experiment, record: Record) -> str:
-    if not record.quick:
-        return ""
+def quick_notice(scaled_down: str) -> str:
+    """Return what a quick run's page says first; `scaled_down` is a sentence on what was cut."""
     return (
-        f"> **This is a {QUICK}** (`--quick`): {experiment.scaled_down} "
+        f"> **This is a {QUICK}** (`--quick`): {scaled_down} "
         "Its numbers show that everything works; they are not a reproduction and are not judged."
     )
 
@@ -251,7 +265,7 @@ def _notes(experiment: Experiment, results: Results) -> str:
     tasks = results.cells[0].tasks
     lines = [
         (
-            f"Mean {experiment.score} ({experiment.better} is better) over {tasks:,} unseen tasks, with "
+            f"Mean {experiment.score} ({experiment.better} is better) over {tasks:,} {results.tasks_name}, with "
             "the 95 % bootstrap interval over these tasks in brackets. Each number of ours comes from "
             "one training run; the intervals do not hold what another training seed would change."
         )
@@ -280,36 +294,44 @@ def _anchors(experiment: Experiment, results: Results) -> str:
         )
     names = list(next(iter(results.anchors.values())))
     head = [experiment.rows, "test", *names, *(f"gap closed by {name}" for name in learners)]
-    return "## Anchors\n\n" + _table(head, body)
+    return "## Anchors\n\n" + markdown_table(head, body)
 
 
-def _provenance(record: Record) -> str:
+def provenance(record: Record) -> str:
+    """Return how the page was made: the command, the code, and the time that each part took."""
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     found = sum(part.found for part in record.parts)
     total = f"- Total time: {format_duration(record.total_seconds)}"
     if found:
         total += f", without the {found} of {len(record.parts)} trainings that were found finished"
+    trainings = (
+        f"; trainings at a time: {record.processes}, one thread each" if record.parts else ""
+    )
     facts = [
         f"- Command: `{record.command}`" + f" ({QUICK})" * record.quick,
         f"- Commit: {record.commit}",
         f"- Versions: {versions}",
-        f"- CPU cores: {record.cpus}; trainings at a time: {record.processes}, one thread each",
+        f"- CPU cores: {record.cpus}{trainings}",
         total,
     ]
+    if not record.parts:
+        return "\n".join(facts)
     times = [
         [part.name, format_duration(part.seconds), "found finished" if part.found else "trained"]
         for part in record.parts
     ]
     times.append(["testing and intervals", format_duration(record.test_seconds), ""])
-    return "\n".join(facts) + "\n\n" + _table(["part", "time", ""], times)
+    return "\n".join(facts) + "\n\n" + markdown_table(["part", "time", ""], times)
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Return a table; every row has as many cells as the head."""
     rows = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _bullets(sentences: Sequence[str]) -> str:
+def bullets(sentences: Sequence[str]) -> str:
+    """Return a list, one entry a sentence."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
