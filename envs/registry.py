@@ -24,6 +24,7 @@ from mtrl.family_files import is_family_file
 __all__ = ["GROUP", "family_names", "family_spec", "get_family"]
 
 GROUP = "mtrl.task_families"
+OWN = "mtrl-suite"
 
 # Known without metadata, for a checkout that is not installed.
 _BUILT_IN = {
@@ -51,8 +52,14 @@ def _declared() -> dict[str, dict[str, EntryPoint]]:
     """Return entry points by name, then by target: one may be found twice on the path."""
     declared = {name: {value: EntryPoint(name, value, GROUP)} for name, value in _BUILT_IN.items()}
     for point in entry_points(group=GROUP):
+        if point.name in _BUILT_IN and _distribution(point) == OWN:
+            continue  # the metadata of a checkout may be older than its code
         declared.setdefault(point.name, {}).setdefault(point.value, point)
     return declared
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else OWN
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
@@ -63,8 +70,7 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
 
 
 def _origin(point: EntryPoint) -> str:
-    distribution = point.dist.name if point.dist else "mtrl-suite"
-    return f"{distribution} ({point.value})"
+    return f"{_distribution(point)} ({point.value})"
 
 
 def _load(point: EntryPoint) -> FamilySpec:

@@ -147,3 +147,8 @@ def test_two_packages_with_one_name_are_both_named(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match=r"'sinusoid'.*mtrl-suite.*one-dist"):
         get_family("sinusoid")
     assert get_family("navigation2d") == Navigation2D()
+
+
+def test_old_metadata_of_our_own_distribution_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    _declare(monkeypatch, ("navigation2d", "mtrl.envs.moved_away:navigation2d", "mtrl-suite"))
+    assert isinstance(get_family("navigation2d"), Navigation2D)

@@ -111,6 +111,11 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
                 "Meta-SGD on pendulums beyond the training lengths, adapted or not",
                 "adaptation:pendulum",
             ),
+            (
+                "adaptation-halfcheetah-direction",
+                "Meta-SGD on half-cheetahs that run forward or backward, adapted or not",
+                "adaptation:halfcheetah_direction",
+            ),
         )
     }
     | {
