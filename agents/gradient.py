@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.agent import Transition
-from mtrl.meta.inner import adapt, expand_to_tasks
+from mtrl.meta.inner import adapt
 from mtrl.meta.objectives import AdvantageSettings, policy_batch, policy_loss
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.trust_region import GradientAdaptation
@@ -41,7 +41,7 @@ class GradientAgent:
 
     def begin(self, n_tasks: int) -> None:
         """Start from the meta-learned initialisation on `n_tasks` new tasks."""
-        self._params = expand_to_tasks(self._meta.params, n_tasks)
+        self._params = self._how.learner.start(self._meta.params, n_tasks)
         self._transitions, self._log_probs = [], []
         self._rounds = 0
 

@@ -148,6 +148,7 @@ class GaussianPolicy:
         output_scale: factor on the initial parameters of the mean's last layer.
         initial_std: standard deviation of every action dimension at the start.
         min_std: the least standard deviation that learning and adaptation can reach.
+        context: inputs of the network that come from the parameter `context`; see `MLP`.
     """
 
     observation_size: int
@@ -158,12 +159,15 @@ class GaussianPolicy:
     output_scale: float = 1.0
     initial_std: float = 1.0
     min_std: float = 1e-6
+    context: int = 0
 
     @property
     def network(self) -> MLP:
         """The network of the mean."""
         sizes = (self.observation_size, *self.hidden, self.action_size)
-        return MLP(sizes, self.activation, self.initializer, self.output_scale)
+        return MLP(
+            sizes, self.activation, self.initializer, self.output_scale, context=self.context
+        )
 
     def initial(self, generator: torch.Generator) -> Params:
         """Draw shared parameters: the network's, and `log_std` (actions,)."""
@@ -192,6 +196,7 @@ class CategoricalPolicy:
         activation: of the hidden layers.
         initializer: of the network's parameters.
         output_scale: factor on the initial parameters of the last layer.
+        context: inputs of the network that come from the parameter `context`; see `MLP`.
     """
 
     observation_size: int
@@ -200,12 +205,15 @@ class CategoricalPolicy:
     activation: Activation = "relu"
     initializer: Initializer = "xavier"
     output_scale: float = 1.0
+    context: int = 0
 
     @property
     def network(self) -> MLP:
         """The network of the logits."""
         sizes = (self.observation_size, *self.hidden, self.choices)
-        return MLP(sizes, self.activation, self.initializer, self.output_scale)
+        return MLP(
+            sizes, self.activation, self.initializer, self.output_scale, context=self.context
+        )
 
     def initial(self, generator: torch.Generator) -> Params:
         """Draw shared parameters."""

@@ -227,7 +227,9 @@ def test_a_buffer_is_refused() -> None:
 @pytest.mark.parametrize(
     ("learner", "option"),
     [
+        (MAML(step_size_by_prefix={"layers.1": 0.5}), "step_size_by_prefix"),
         (MAML(later_step_scale=0.5), "later_step_scale"),
+        (MAML(later_step_decay=0.5), "later_step_decay"),
         (MAML(adapted=("layers.1",)), "adapted"),
         (MetaSGD(adapted=("layers.1",)), "adapted"),
         (MetaSGD(per_step=True), "per_step"),

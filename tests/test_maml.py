@@ -1,6 +1,6 @@
 """MAML, and that every option of MAML and Meta-SGD changes what is learned or how it adapts."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -30,7 +30,9 @@ TASKS = 3
 OPTIONS = {
     MAML: {
         "step_size": 0.2,
+        "step_size_by_prefix": {"layers.1": 0.2},
         "later_step_scale": 0.5,
+        "later_step_decay": 0.5,
         "inner_steps": 2,
         "first_order": True,
         "adapted": ("layers.1",),
@@ -53,14 +55,14 @@ CASES = [(cls, name, value) for cls, changed in OPTIONS.items() for name, value 
 
 
 def outcome(learner: MAML | MetaSGD) -> Tensor:
-    """Meta-train for two iterations, then adapt in two steps: the adapted parameters, one vector."""
+    """Meta-train for two iterations, then adapt in three steps: the adapted parameters, one vector."""
     params = initial_params()
     meta = MetaParams(params, learner.initial_step_sizes(params, generator()))
     gradient, update = MetaGradient(learner, squared_error), AdamUpdate(meta, 0.01)
     for seed in (1, 2):
         data = (*points(TASKS, seed=seed), *points(TASKS, seed=seed + 5))
         update.step(gradient(meta, data).gradient, 0.01)
-    return flatten(regressor(learner).adapted(meta, points(TASKS, seed=9), 2)[-1])
+    return flatten(regressor(learner).adapted(meta, points(TASKS, seed=9), 3)[-1])
 
 
 @pytest.mark.parametrize(("cls", "name", "value"), CASES)
@@ -89,8 +91,13 @@ def test_adapting_the_last_layer_only_moves_the_head_alone() -> None:
 
 def test_a_step_is_the_step_size_times_the_gradient_and_later_ones_are_scaled() -> None:
     learner = MAML(step_size=0.3, later_step_scale=0.5)
+    assert_steps(learner, (0.3, 0.15, 0.15))
+    assert_steps(replace(learner, later_step_decay=0.1), (0.3, 0.15, 0.015))
+
+
+def assert_steps(learner: MAML, sizes: tuple[float, float, float]) -> None:
     trail = regressor(learner).adapted(MetaParams(initial_params(), {}), points(TASKS), 3)
-    for before, after, size in zip(trail[:-1], trail[1:], (0.3, 0.15, 0.15), strict=True):
+    for before, after, size in zip(trail[:-1], trail[1:], sizes, strict=True):
         leaves = {name: v.clone().requires_grad_() for name, v in before.items()}
         loss = squared_error(leaves, points(TASKS)).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
@@ -98,11 +105,39 @@ def test_a_step_is_the_step_size_times_the_gradient_and_later_ones_are_scaled() 
             assert_close(after[name], value - size * gradient, **EXACT)
 
 
+def test_the_longest_prefix_decides_the_step_size() -> None:
+    learner = MAML(
+        step_size=0.1,
+        step_size_by_prefix={"layers.1.bias": 0.5, "layers.1": 0.2},
+        later_step_scale=0.5,
+    )
+    first, second, third = learner.step_sizes({}, initial_params(), 3)
+    expected = {
+        "layers.0.weight": 0.1,
+        "layers.0.bias": 0.1,
+        "layers.1.weight": 0.2,
+        "layers.1.bias": 0.5,
+    }
+    assert {name: pytest.approx(size.item()) for name, size in first.items()} == expected
+    for later in (second, third):
+        assert_close(later, {name: size * 0.5 for name, size in first.items()}, **EXACT)
+
+
+def test_a_prefix_of_nothing_that_adapts_is_refused() -> None:
+    learner = MAML(adapted=("layers.1",), step_size_by_prefix={"layers.0": 0.2})
+    with pytest.raises(UsageError, match=r"step_size_by_prefix: .* 'layers.0'; there are layers.1"):
+        learner.step_sizes({}, initial_params(), 1)
+
+
 def test_the_trail_starts_with_the_parameters_before_adaptation() -> None:
     meta = MetaParams(initial_params(), {})
     trail = regressor(MAML()).adapted(meta, points(TASKS), 2)
     assert len(trail) == 3
     assert_close(trail[0], expand_to_tasks(meta.params, TASKS), rtol=0, atol=0)
+
+
+def test_tables_tell_first_order_apart() -> None:
+    assert (MAML().name, MAML(first_order=True).name) == ("MAML", "FOMAML")
 
 
 def test_nothing_is_learned_but_the_parameters() -> None:
@@ -114,6 +149,10 @@ def test_nothing_is_learned_but_the_parameters() -> None:
     [
         ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
         ({"step_size": float("nan")}, "step_size must be positive, got nan"),
+        (
+            {"step_size_by_prefix": {"log_std": -1.0}},
+            "step_size_by_prefix of log_std must be positive, got -1.0",
+        ),
         ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
     ],
 )

@@ -7,8 +7,9 @@ import torch
 from tiny_regression import EXACT, generator, normal
 from torch.testing import assert_close
 
+from mtrl.errors import UsageError
 from mtrl.meta.inner import expand_to_tasks
-from mtrl.nets import MLP, Activation, Params
+from mtrl.nets import CONTEXT, MLP, Activation, Params, output_layer
 
 LAYERS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
 
@@ -69,3 +70,29 @@ def test_the_output_scale_shrinks_the_last_layer_only() -> None:
     scaled = MLP((3, 5, 2), output_scale=0.1).initial(generator(0))
     for name, value in plain.items():
         assert_close(scaled[name], 0.1 * value if name.startswith("layers.1") else value)
+
+
+# Context
+
+
+def test_context_inputs_are_further_inputs_that_a_parameter_gives() -> None:
+    network, wide = MLP((3, 5, 2), context=2), MLP((5, 5, 2))
+    params = {name: value.double() for name, value in network.initial(generator()).items()}
+    assert_close(network.initial(generator()), wide.initial(generator()), rtol=0, atol=0)
+    inputs, context = normal(4, 6, 3), normal(4, 2, seed=1)
+    rows = torch.cat([inputs, context[:, None].expand(4, 6, 2)], -1)
+    expected = wide(params, rows)
+    per_task = {**expand_to_tasks(params, 4), CONTEXT: context}
+    assert_close(network(per_task, inputs), expected, **EXACT)
+    assert_close(network(params | {CONTEXT: context[1]}, inputs[1]), expected[1], **EXACT)
+    assert_close(network(params | {CONTEXT: context[1]}, inputs)[1], expected[1], **EXACT)
+    assert (network(params | {CONTEXT: 0 * context[1]}, inputs)[1] - expected[1]).abs().min() > 0
+
+
+def test_the_output_layer_is_the_last_by_number() -> None:
+    params = MLP((1,) * 13).initial(generator())
+    assert output_layer(params) == ["layers.11.weight", "layers.11.bias"]
+    shuffled = dict(reversed(params.items())) | {"log_std": torch.zeros(1)}
+    assert set(output_layer(shuffled)) == {"layers.11.weight", "layers.11.bias"}
+    with pytest.raises(UsageError, match="no last layer: no parameter of log_std is a layer's"):
+        output_layer({"log_std": torch.zeros(1)})

@@ -23,19 +23,23 @@ from mtrl.envs.task import Task
 from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.evaluation.statistics import PairedDifference, interval, paired_difference
+from mtrl.evaluation.trained import EvaluationSettings, load_run
 from mtrl.meta import reinforcement, session
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA
 from mtrl.meta.inner import expand_to_tasks
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
-from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.proximal import PROMP
 from mtrl.meta.reinforcement import (
     ReinforcementConfig,
     build_policy,
     meta_train_reinforcement,
     reinforcement_family,
 )
+from mtrl.meta.reptile import Reptile
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.meta.trust_region import GradientAdaptation
 from mtrl.metrics import read_metrics
@@ -133,6 +137,54 @@ def test_the_logged_returns_and_steps_are_those_of_the_episodes(
         assert_allclose(metrics[f"meta/{tag}_adapt_return"].values, expected, rtol=1e-6)
     # Two tasks of three episodes of eight steps, before and after.
     assert metrics["meta/env_steps"].values == [96.0, 192.0]
+
+
+# Other learners and outer updates
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learner": CAVIA()},
+        {"learner": ANIL(step_size=0.5)},
+        {"learner": MAML(step_size=0.5), "outer": PROMP(learning_rate=1e-2)},
+    ],
+    ids=["CAVIA", "ANIL", "ProMP"],
+)
+def test_other_learners_and_outer_updates_learn_to_adapt_too(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    # About 3 above the unadapted policy; before training 0.05, 1.2 and 1.6.
+    config = replace(SHORT, **changes)
+    gain = adapted_gain(config, train(tmp_path, config))
+    untrained = build_policy(config, reinforcement_family(config)).initial(
+        Streams(config.seed).generator("initial")
+    )
+    assert gain.low > 2.0, str(gain)
+    assert gain.low > 1.5 * adapted_gain(config, untrained).mean
+
+
+def test_a_context_is_the_tasks_and_no_part_of_what_is_saved(
+    tmp_path: Path, spied: list["Collected"]
+) -> None:
+    config = replace(TINY, learner=CAVIA(context_size=3), iterations=2)
+    meta = train(tmp_path, config)
+    assert "context" not in meta.params
+    assert meta.params["layers.0.weight"].shape == (6, 5)
+    saved = CheckpointStore(tmp_path / "checkpoints").load().tensors
+    assert not any("context" in name for name in saved)
+    for before, after in zip(spied[0::2], spied[1::2], strict=True):
+        assert_close(before.params["context"], torch.zeros(2, 3), rtol=0, atol=0)
+        assert after.params["context"].abs().min() > 0
+        for name in meta.params:
+            assert_close(after.params[name], before.params[name], rtol=0, atol=0)
+    # Evaluation needs nothing else either.
+    run, settings = load_run(tmp_path), EvaluationSettings(tasks=3)
+    adapted, frozen = (
+        run.scores(run.unseen_tasks(settings), settings, adapting=flag) for flag in (True, False)
+    )
+    assert_allclose(adapted[:, 0], frozen[:, 0], rtol=0)
+    assert np.abs(adapted[:, 1] - frozen[:, 1]).min() > 0
 
 
 # Choices and other units
@@ -315,12 +367,15 @@ class Faulty(Navigation2D):
         return position, reward * (torch.nan if self.steps_left[0] == 0 else 1.0), ended
 
 
+IN_TRAINING = r"family 'navigation2d', task \w+ .*'goal'.*: a return is not finite in iteration 3"
+
+
 @pytest.mark.parametrize(
     ("steps", "where"),
     [
         # 16 steps an iteration, and 16 more where it is evaluated, which is at the second.
-        (16 + 16 + 16 + 3, "meta/pre_adapt_return is nan at step 3"),
-        (16 + 16 + 16 + 8 + 3, "meta/post_adapt_return is nan at step 3"),
+        (16 + 16 + 16 + 3, IN_TRAINING),
+        (16 + 16 + 16 + 8 + 3, IN_TRAINING),
         (16 + 16 + 16 + 16 + 3, "adapt/return_after_0 is nan at step 3"),
         (16 + 16 + 16 + 16 + 8 + 3, "adapt/return_after_1 is nan at step 3"),
     ],
@@ -436,15 +491,25 @@ def field_names(value: Any, prefix: str = "") -> Iterator[str]:
             yield from field_names(inner, f"{prefix}{field.name}.")
 
 
-LEARNERS = [MetaSGD(inner_steps=2), MetaSGD(per_step=True), MAML(inner_steps=2)]
+LEARNERS = [
+    *(MetaSGD(inner_steps=2), MetaSGD(per_step=True), MAML(inner_steps=2)),
+    *(ANIL(inner_steps=2), CAVIA(inner_steps=2)),
+]
+
+
+TINY_SUPERVISED = SupervisedConfig(hidden=(4,), tasks_per_batch=2, test_tasks=3, iterations=1)
 
 
 @pytest.mark.parametrize(
-    ("config", "loop"),
+    ("configs", "loop"),
     [
-        (replace(TINY, outer=TRPO(), iterations=1), meta_train_reinforcement),
         (
-            SupervisedConfig(hidden=(4,), tasks_per_batch=2, test_tasks=3, iterations=1),
+            [replace(TINY, iterations=1, learner=learner) for learner in LEARNERS]
+            + [replace(TINY, iterations=1, outer=PROMP())],
+            meta_train_reinforcement,
+        ),
+        (
+            [replace(TINY_SUPERVISED, learner=learner) for learner in (*LEARNERS, Reptile())],
             meta_train_supervised,
         ),
     ],
@@ -452,16 +517,27 @@ LEARNERS = [MetaSGD(inner_steps=2), MetaSGD(per_step=True), MAML(inner_steps=2)]
 )
 def test_every_field_is_read_by_some_run(
     tmp_path: Path,
-    config: ReinforcementConfig | SupervisedConfig,
+    configs: list[ReinforcementConfig | SupervisedConfig],
     loop: Callable[[Any, Run], MetaParams],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # It lists all settings for TensorBoard, which is not a use.
     monkeypatch.setattr(session, "log_settings", lambda *_: None)
     reads, known = set[str](), set[str]()
-    for index, learner in enumerate(LEARNERS):
-        each = replace(config, learner=learner)
+    for index, each in enumerate(configs):
         with Run.open(tmp_path / str(index), config=each, kind="any") as run:
             loop(spy_on(each, reads), run)
         known |= set(field_names(each))
     assert sorted(known - reads) == []
+
+
+def test_a_return_that_is_not_finite_is_refused_with_family_and_task() -> None:
+    family = Navigation2D()
+    tasks = family.sample(3, numpy_generator(0, "tasks"), "train")
+    rewards = torch.zeros(3, 2, 4)
+    fields_of = {field.name: torch.zeros(3, 2, 4) for field in fields(Rollout)}
+    rollout = Rollout(**{**fields_of, "rewards": rewards})
+    reinforcement._check_returns(family, tasks, [rollout])
+    rewards[1, 0, 2] = torch.nan
+    with pytest.raises(MtrlError, match=f"'navigation2d', task {tasks[1].id} .*'goal'.*narrow"):
+        reinforcement._check_returns(family, tasks, [rollout])

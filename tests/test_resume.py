@@ -27,10 +27,14 @@ from mtrl.cli import guarded
 from mtrl.errors import MtrlError
 from mtrl.manifest import read_manifest
 from mtrl.meta import watching
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.proximal import PROMP
 from mtrl.meta.reinforcement import ReinforcementConfig, meta_train_reinforcement
+from mtrl.meta.reptile import Reptile
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.runs import Run
 
@@ -424,11 +428,28 @@ def test_evaluating_and_saving_more_often_changes_no_parameter(
     "config",
     [
         replace(SUPERVISED, schedule="cosine", learner=MAML()),
+        replace(SUPERVISED, learner=ANIL()),
+        replace(SUPERVISED, learner=CAVIA()),
+        replace(SUPERVISED, learner=Reptile()),
+        replace(SUPERVISED, learner=Reptile(outer="interpolation")),
         replace(REINFORCEMENT, learner=MAML()),
+        replace(REINFORCEMENT, learner=CAVIA()),
+        replace(REINFORCEMENT, learner=ANIL(), outer=PROMP()),
+        replace(REINFORCEMENT, outer=PROMP()),
     ],
-    ids=["supervised", "rl"],
+    ids=[
+        "MAML",
+        "ANIL",
+        "CAVIA",
+        "Reptile",
+        "Reptile, interpolation",
+        "rl, MAML",
+        "rl, CAVIA",
+        "rl, ANIL, ProMP",
+        "rl, Meta-SGD, ProMP",
+    ],
 )
-def test_maml_resumes_bit_equal_too(
+def test_every_learner_and_outer_update_resumes_bit_equal(
     tmp_path: Path, config: Config, references: Callable[[Config], Path]
 ) -> None:
     directory = tmp_path / "run"

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mtrl.meta import trust_region
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.fisher import StepSizeDerivative
-from mtrl.meta.inner import adapt, expand_to_tasks
-from mtrl.meta.maml import MAML
+from mtrl.meta.inner import adapt
+from mtrl.meta.maml import MAML, MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import PolicyBatch, policy_loss, surrogate_loss
 from mtrl.meta.outer import TRPO
@@ -37,6 +39,8 @@ LEARNERS = {
     "frozen trunk": MetaSGD(adapted=("layers.1", "log_std")),
     "MAML": MAML(step_size=0.2, inner_steps=2),
     "MAML, first order": MAML(step_size=0.2, first_order=True),
+    "ANIL": ANIL(step_size=0.2),
+    "CAVIA": CAVIA(context_size=3, inner_steps=2),
 }
 each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
 
@@ -44,17 +48,19 @@ each_learner = pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNER
 class Problem:
     """One meta-batch, and its adaptation written with autograd."""
 
-    def __init__(self, learner: MAML | MetaSGD, policy: Policy = POLICY) -> None:
+    def __init__(self, learner: MetaLearner, policy: Policy = POLICY) -> None:
+        policy = replace(policy, context=context_size(learner))  # type: ignore[type-var]
         self.how = GradientAdaptation(policy, learner)
         self.meta = policy_meta(learner, policy)
         steps = range(learner.inner_steps)
-        self.supports = [samples(self.meta.params, 10 * i, policy) for i in steps]
+        start = learner.start(self.meta.params, 2)
+        self.supports = [samples(start, 10 * i, policy) for i in steps]
         self.query = samples(self.adapted(self.meta.flat()), 50, policy)
 
     def adapted(self, vector: Tensor) -> Params:
         meta, learner = self.meta.like(vector), self.how.learner
         return adapt(
-            expand_to_tasks(meta.params, 2),
+            learner.start(meta.params, 2),
             learner.step_sizes(meta.step_sizes, meta.params, len(self.supports)),
             policy_loss(self.how.policy, self.how.objective),
             self.supports,
@@ -103,7 +109,7 @@ def fisher_product(
 @pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])
 @each_learner
 def test_the_fisher_product_is_the_hessian_of_the_mean_kl(
-    learner: MAML | MetaSGD, policy: Policy
+    learner: MetaLearner, policy: Policy
 ) -> None:
     if policy is CHOOSING and "log_std" in getattr(learner, "adapted", ()):
         learner = replace(learner, adapted=("layers.1",))
@@ -118,7 +124,7 @@ def test_the_fisher_product_is_the_hessian_of_the_mean_kl(
 @pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])
 @each_learner
 def test_the_step_is_the_natural_gradient_of_the_adapted_policies(
-    learner: MAML | MetaSGD, policy: Policy
+    learner: MetaLearner, policy: Policy
 ) -> None:
     if policy is CHOOSING and "log_std" in getattr(learner, "adapted", ()):
         learner = replace(learner, adapted=("layers.1",))
@@ -181,7 +187,7 @@ def test_the_curvature_may_use_a_share_of_the_samples() -> None:
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 @each_learner
 def test_chunks_of_tasks_change_nothing(
-    learner: MAML | MetaSGD, fraction: float, monkeypatch: pytest.MonkeyPatch
+    learner: MetaLearner, fraction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = Problem(learner)
     settings = TRPO(damping=0.1, curvature_fraction=fraction)

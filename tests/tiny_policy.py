@@ -5,8 +5,7 @@ from tiny_regression import generator, meta_params, normal
 from torch import Tensor
 
 from mtrl.meta.inner import expand_to_tasks
-from mtrl.meta.maml import MAML
-from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.maml import MetaLearner
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.parameters import MetaParams
 from mtrl.nets import Params
@@ -25,7 +24,7 @@ def policy_params(seed: int = 0, policy: Policy = POLICY) -> Params:
     return params
 
 
-def policy_meta(learner: MAML | MetaSGD, policy: Policy = POLICY) -> MetaParams:
+def policy_meta(learner: MetaLearner, policy: Policy = POLICY) -> MetaParams:
     return meta_params(learner, params=policy_params(policy=policy))
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.few_shot import FewShotAdaptation
-from mtrl.meta.maml import MAML
-from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams
 from mtrl.nets import MLP, Params
 
@@ -65,7 +64,7 @@ def with_grad(params: Params) -> Params:
     return {name: value.clone().requires_grad_() for name, value in params.items()}
 
 
-def meta_params(learner: MAML | MetaSGD, seed: int = 0, params: Params | None = None) -> MetaParams:
+def meta_params(learner: MetaLearner, seed: int = 0, params: Params | None = None) -> MetaParams:
     """Return parameters and step sizes of order 0.1 that all differ, so that no mix-up goes unseen."""
     params = initial_params(seed) if params is None else params
     learned = learner.initial_step_sizes(params, generator(seed))
@@ -76,7 +75,7 @@ def meta_params(learner: MAML | MetaSGD, seed: int = 0, params: Params | None = 
     return MetaParams(params, step_sizes)
 
 
-def regressor(learner: MAML | MetaSGD) -> FewShotAdaptation:
+def regressor(learner: MetaLearner) -> FewShotAdaptation:
     return FewShotAdaptation(NETWORK, learner)
 
 

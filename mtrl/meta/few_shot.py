@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtrl.meta.inner import adapt, expand_to_tasks
+from mtrl.meta.cavia import check_context
+from mtrl.meta.inner import adapt
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams
 from mtrl.nets import MLP, Params
@@ -20,6 +21,9 @@ class FewShotAdaptation:
 
     network: MLP
     learner: MetaLearner
+
+    def __post_init__(self) -> None:
+        check_context(self.learner, self.network.context)
 
     def loss(self, params: Params, points: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean squared error of each task (tasks,) on points x and y (tasks, shots, size)."""
@@ -35,7 +39,7 @@ class FewShotAdaptation:
         self, meta: MetaParams, points: tuple[Tensor, Tensor], steps: int
     ) -> Sequence[Params]:
         """Return per-task parameters after 0, 1, ... `steps` inner steps on the same points, no graph."""
-        params = expand_to_tasks(meta.params, points[0].shape[0])
+        params = self.learner.start(meta.params, points[0].shape[0])
         trail = [params]
         for alpha in self.learner.step_sizes(meta.step_sizes, meta.params, steps):
             params = adapt(params, [alpha], self.loss, [points], first_order=True)

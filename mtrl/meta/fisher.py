@@ -67,12 +67,18 @@ class AdaptationDerivative:
     def push(self, vector: Tensor) -> Params:
         """Return the change of the adapted parameters for a change `vector` of the meta-parameters."""
         change = self.meta.like(vector)
-        return self.adaptation.push(change.params, self.step_sizes.push(change.step_sizes))
+        # What a learner sets at the start of every task, such as a context, does not change with them.
+        params = {
+            name: change.params[name] if name in change.params else torch.zeros_like(value[0])
+            for name, value in self.adaptation.adapted.items()
+        }
+        return self.adaptation.push(params, self.step_sizes.push(change.step_sizes))
 
     def pull(self, cotangent: Params) -> Tensor:
         """Return the gradient of sum(cotangent * adapted) by the meta-parameters, one vector."""
         params, step_sizes = self.adaptation.pull(cotangent)
-        return MetaParams(params, self.step_sizes.pull(step_sizes)).flat()
+        learned = {name: params[name] for name in self.meta.params}
+        return MetaParams(learned, self.step_sizes.pull(step_sizes)).flat()
 
 
 class AdaptedPolicies:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.compiled import TensorFunction, compile_traced
-from mtrl.meta.inner import TaskLoss, adapt, expand_to_tasks
+from mtrl.meta.inner import TaskLoss, adapt
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams
 
@@ -92,7 +92,7 @@ class MetaGradient:
         support_x, support_y, query_x, query_y = data
         learner, steps = self._learner, self._learner.inner_steps
         adapted = adapt(
-            expand_to_tasks(meta.params, support_x.shape[0]),
+            learner.start(meta.params, support_x.shape[0]),
             learner.step_sizes(meta.step_sizes, meta.params, steps),
             self._loss,
             [(support_x, support_y)] * steps,

@@ -22,7 +22,13 @@ from mtrl.nets import Params
 __all__ = ["from_learn2learn", "read_learn2learn", "to_learn2learn"]
 
 # What learn2learn's learners always do, in terms of our options.
-_ALWAYS = {"later_step_scale": 1.0, "adapted": (), "per_step": False}
+_ALWAYS: dict[str, Any] = {
+    "step_size_by_prefix": {},
+    "later_step_scale": 1.0,
+    "later_step_decay": 1.0,
+    "adapted": (),
+    "per_step": False,
+}
 _LEARNS = {"granularity": "parameter", "positive": False}
 
 

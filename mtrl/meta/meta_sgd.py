@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mtrl.errors import UsageError
+from mtrl.meta.inner import expand_to_tasks
 from mtrl.meta.maml import adapted_names
 from mtrl.nets import Params
 
@@ -129,6 +130,10 @@ class MetaSGD:
         low, high = self._prefixed(self.initial_by_prefix, group, self.initial_step_size)
         value = low + (high - low) * share
         return math.log(value) if self.positive else value / self._unit(group)
+
+    def start(self, params: Params, tasks: int) -> Params:
+        """Return the shared parameters, once per task."""
+        return expand_to_tasks(params, tasks)
 
     def step_sizes(self, learned: Params, params: Params, steps: int) -> Sequence[Params]:
         """Return, for each inner step, the step size of each adapted parameter."""

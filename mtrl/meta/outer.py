@@ -14,7 +14,14 @@ from torch import Tensor
 from mtrl.errors import UsageError
 from mtrl.meta.parameters import MetaParams
 
-__all__ = ["TRPO", "AdamUpdate", "TrustRegionStep", "conjugate_gradient", "trust_region_step"]
+__all__ = [
+    "TRPO",
+    "AdamUpdate",
+    "DescentUpdate",
+    "TrustRegionStep",
+    "conjugate_gradient",
+    "trust_region_step",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,3 +182,23 @@ class AdamUpdate:
             name, _, field = key.rpartition(".")
             value = self._named[name]
             self._optimizer.state[value][field] = entry.to(value.device, copy=True)
+
+
+class DescentUpdate:
+    """Plain gradient descent on all meta-parameters, in place.
+
+    Args:
+        meta: the parameters and step sizes to train; they are modified.
+    """
+
+    def __init__(self, meta: MetaParams) -> None:
+        self._named = meta.named()
+
+    def step(self, gradient: dict[str, Tensor], learning_rate: float) -> None:
+        """Take `learning_rate` times its entry of `gradient` off every meta-parameter."""
+        for name, value in self._named.items():
+            value.sub_(gradient[name], alpha=learning_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return nothing: no update depends on those before."""
+        return {}

@@ -1,8 +1,8 @@
-"""Meta-training on reinforcement-learning tasks: MAML's and Meta-SGD's loop.
+"""Meta-training on reinforcement-learning tasks: the loop of all gradient-based meta-learners.
 
 Each iteration draws tasks, takes inner policy-gradient steps on episodes of every task, collects episodes with the
 adapted policies, and moves the meta-parameters by TRPO on those (Finn et al. 2017, algorithm 3; Li et al. 2017,
-algorithm 2). Episodes are collected afresh for every inner step.
+algorithm 2) or by ProMP (Rothfuss et al. 2019, algorithm 1). Episodes are collected afresh for every inner step.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,21 @@ from mtrl.envs.episodes import episode_batch
 from mtrl.envs.family import TaskFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
-from mtrl.errors import UsageError
+from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
-from mtrl.meta.inner import expand_to_tasks
+from mtrl.family_files import keep_family, with_kept_family
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, InnerObjective, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.proximal import PROMP, ProximalUpdate
+from mtrl.meta.reptile import Reptile
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks
-from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
+from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
 from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, Initializer
 from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
@@ -50,12 +54,12 @@ class ReinforcementConfig:
     """Meta-training on a reinforcement-learning family."""
 
     family: str = "navigation2d"
-    """Task family; `mtrl families` lists them."""
+    """Task family; `mtrl families` lists them. One that ends in .toml is read from that file."""
     preset: str | None = None
     """The family's preset; its first if left out."""
     family_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Arguments of the family that replace the preset's, such as terminate_at_goal."""
-    learner: MetaSGD | MAML = field(default_factory=MetaSGD)
+    learner: MetaSGD | MAML | ANIL | CAVIA = field(default_factory=MetaSGD)
     """Meta-learner."""
     hidden: tuple[int, ...] = (100, 100)
     """Units of the policy's hidden layers."""
@@ -76,7 +80,7 @@ class ReinforcementConfig:
     """How rewards become advantages in the inner loop."""
     outer_advantages: AdvantageSettings = field(default_factory=AdvantageSettings)
     """The same for the outer update."""
-    outer: TRPO = field(default_factory=TRPO)
+    outer: TRPO | PROMP = field(default_factory=TRPO, metadata={"default_kind": "trpo"})
     """The outer update."""
     tasks_per_batch: int = 20
     """Tasks per meta-iteration."""
@@ -107,6 +111,19 @@ class ReinforcementConfig:
         check_positive(self, "test_tasks", "test_steps", "evaluate_every", "checkpoint_every")
         check_positive(self, "max_episode_steps")
         check_at_least(self, 0, "seed")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if isinstance(self.learner, Reptile):
+            raise UsageError(
+                "Reptile has no form for reinforcement learning; "
+                "use MAML with first_order, which is nearest to it"
+            )
+        if isinstance(self.outer, PROMP) and self.inner_objective != "ratio":
+            raise UsageError(
+                f"inner_objective is {self.inner_objective!r}, but ProMP updates several times on the "
+                "same episodes, which takes the probability ratio; set it to 'ratio'"
+            )
 
 
 def build_policy(config: ReinforcementConfig, family: TaskFamily) -> GradientAdaptation:
@@ -125,14 +142,16 @@ def _policy(config: ReinforcementConfig, family: TaskFamily) -> Policy:
     if shape is None or len(shape) != 1:
         raise UsageError(
             f"observations of {config.family!r} are {observations}; meta-training takes vectors of "
-            "real numbers, so choose another family"
+            "real numbers, so choose another family, or write `flatten = true` in the family's file"
         )
     (size,) = shape
     network = (config.hidden, config.activation, config.initializer, config.output_scale)
+    context = context_size(config.learner)
     if isinstance(actions, gym.spaces.Discrete):
-        return CategoricalPolicy(size, int(actions.n), *network)
+        return CategoricalPolicy(size, int(actions.n), *network, context=context)
     (dimensions,) = actions.shape or ()
-    return GaussianPolicy(size, dimensions, *network, config.initial_std, config.min_std)
+    deviation = (config.initial_std, config.min_std)
+    return GaussianPolicy(size, dimensions, *network, *deviation, context=context)
 
 
 def reinforcement_family(config: ReinforcementConfig) -> TaskFamily:
@@ -160,13 +179,15 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
         MtrlError: a return or parameter is not finite.
     """
     # -- what is trained, and on what ---------------------------------------------------------
-    family = reinforcement_family(config)
+    keep_family(config.family, run.directory, run.manifest)
+    family = reinforcement_family(with_kept_family(config, run.directory))
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     tasks = TrainingTasks(family, config.train_tasks, held_out)
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
     how = build_policy(config, family)
     streams = Streams(config.seed, config.device)
     session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "return")
+    update = _outer_update(config, how, session)
     env_steps = int(session.counters.get("env_steps", 0))
 
     # -- the loop -----------------------------------------------------------------------------
@@ -174,8 +195,9 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
         for iteration in range(session.done + 1, config.iterations + 1):
             batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
             rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
-            outer = config.outer.at((iteration - 1) / max(config.iterations - 1, 1))
-            session.meta, step = meta_trust_region_step(how, session.meta, supports, query, outer)
+            _check_returns(family, batch, rollouts, iteration)
+            share = (iteration - 1) / max(config.iterations - 1, 1)
+            session.meta, measured = update.step(supports, query, share)
 
             # -- record -----------------------------------------------------------------------
             taken = sum(int(rollout.steps) for rollout in rollouts)
@@ -187,9 +209,7 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                     "meta/pre_adapt_return": before,
                     "meta/post_adapt_return": after,
                     "meta/env_steps": env_steps,
-                    "outer/kl": step.kl,
-                    "outer/improvement": step.improvement,
-                    "outer/step_fraction": step.fraction,
+                    **measured,
                 },
             )
             session.log_speed(iteration, taken)
@@ -199,10 +219,18 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                 _evaluate(session, how, family, held_out, config, iteration)
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
-                session.save(iteration, {}, {"env_steps": env_steps})
+                session.save(iteration, update.tensors(), {"env_steps": env_steps})
             if run.stop_requested and not last:
                 raise run.interruption()
     return session.meta
+
+
+def _outer_update(
+    config: ReinforcementConfig, how: GradientAdaptation, session: Session
+) -> PolicyUpdate:
+    if isinstance(config.outer, PROMP):
+        return ProximalUpdate(how, session.meta, config.outer, session.extra)
+    return TrustRegionUpdate(how, session.meta, config.outer)
 
 
 def _collect_meta_batch(
@@ -216,7 +244,7 @@ def _collect_meta_batch(
     generator = session.streams.generator("episodes")
     episodes = episode_batch(family, tasks, repeats=config.episodes_per_task, device=config.device)
     env = ScaledActions(episodes, family.action_space, config.device)
-    policy_params = expand_to_tasks(session.meta.params, len(tasks))
+    policy_params = how.learner.start(session.meta.params, len(tasks))
     shape = (len(tasks), config.episodes_per_task)
     rollouts: list[Rollout] = []
     batches: list[PolicyBatch] = []
@@ -237,6 +265,24 @@ def _collect_meta_batch(
         settings = config.outer_advantages if adapted else config.advantages
         batches.append(policy_batch(rollouts[-1], settings))
     return rollouts, batches[:-1], batches[-1]
+
+
+def _check_returns(
+    family: TaskFamily, tasks: Sequence[Task], rollouts: list[Rollout], iteration: int
+) -> None:
+    """Refuse returns that are not finite, by the name of the family and the task.
+
+    Looked at once for an iteration's rollouts: a batch on a device never waits for a value.
+    """
+    for rollout in rollouts:
+        finite = rollout.returns.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            task = tasks[int(finite.int().argmin())]
+            raise MtrlError(
+                f"family {family.name!r}, task {task.id} {dict(task.params)}: a return is not "
+                f"finite in iteration {iteration}; narrow the family's ranges so that its dynamics "
+                "do not diverge"
+            )
 
 
 def _evaluate(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl.errors import MtrlError
-from mtrl.meta.maml import MAML
+from mtrl.meta.maml import MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.watching import (
@@ -120,7 +120,7 @@ class Session:
             log_settings(self.run, config, curve)
         self._clock, self._clocked = time.perf_counter(), iteration
 
-    def _log_step_sizes(self, iteration: int, learner: MetaSGD | MAML) -> None:
+    def _log_step_sizes(self, iteration: int, learner: MetaLearner) -> None:
         values: dict[str, Tensor] = {}
         for name, learned in self.meta.step_sizes.items():
             in_logarithm = isinstance(learner, MetaSGD) and learner.positive

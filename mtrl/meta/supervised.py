@@ -1,7 +1,8 @@
-"""Meta-training on supervised few-shot tasks: Meta-SGD's and MAML's regression loop.
+"""Meta-training on supervised few-shot tasks: the regression loop of all gradient-based meta-learners.
 
 Each iteration draws tasks, adapts to each on its support points, and moves the meta-parameters down the
-gradient of the mean query loss with Adam (Finn et al. 2017, algorithm 2; Li et al. 2017, algorithm 1).
+gradient of the mean query loss with Adam (Finn et al. 2017, algorithm 2; Li et al. 2017, algorithm 1). Reptile
+puts another vector in the gradient's place.
 """
 
 import math
@@ -17,13 +18,16 @@ from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
 from mtrl.errors import UsageError
 from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
+from mtrl.meta.anil import ANIL
+from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.compiled import has_compiler
 from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
-from mtrl.meta.outer import AdamUpdate
+from mtrl.meta.outer import AdamUpdate, DescentUpdate
 from mtrl.meta.parameters import MetaParams, flatten
+from mtrl.meta.reptile import Reptile, ReptileGradient
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks
 from mtrl.meta.watching import fits_picture
@@ -46,7 +50,7 @@ class SupervisedConfig:
     """Task family; `mtrl families` lists them."""
     preset: str | None = None
     """The family's preset; its first if left out."""
-    learner: MetaSGD | MAML = field(default_factory=MetaSGD)
+    learner: MetaSGD | MAML | ANIL | CAVIA | Reptile = field(default_factory=MetaSGD)
     """Meta-learner."""
     hidden: tuple[int, ...] = (40, 40)
     """Units of the hidden layers."""
@@ -63,7 +67,7 @@ class SupervisedConfig:
     iterations: int = field(default=60_000, metadata={"resumable": True})
     """Meta-iterations."""
     learning_rate: float = 1e-3
-    """Of the outer Adam."""
+    """Of the outer Adam, or of Reptile's interpolation."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Outer learning rate over the run: constant, or down to zero along half a cosine."""
     train_tasks: Path | None = None
@@ -104,7 +108,9 @@ class SupervisedConfig:
 def build_regressor(config: SupervisedConfig, family: FewShotFamily) -> FewShotAdaptation:
     """Return the network and learner that `config` describes, sized for `family`."""
     sizes = (family.input_size, *config.hidden, family.output_size)
-    return FewShotAdaptation(MLP(sizes, config.activation, config.initializer), config.learner)
+    context = context_size(config.learner)
+    network = MLP(sizes, config.activation, config.initializer, context=context)
+    return FewShotAdaptation(network, config.learner)
 
 
 def few_shot_family(name: str, preset: str | None) -> FewShotFamily:
@@ -136,9 +142,9 @@ def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
     streams = Streams(config.seed, config.device)
     session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "error")
     compiled = session.counters.get("compiled", _should_compile(config))
-    gradient = MetaGradient(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
-    update = AdamUpdate(session.meta, config.learning_rate)
-    update.load_tensors(session.extra)
+    gradient_of = ReptileGradient if isinstance(config.learner, Reptile) else MetaGradient
+    gradient = gradient_of(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
+    update = _outer_update(config, session)
 
     # -- the loop -----------------------------------------------------------------------------
     with Progress(config.iterations, done=session.done, label=config.learner.name) as progress:
@@ -173,6 +179,14 @@ def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
             if run.stop_requested and not last:
                 raise run.interruption()
     return session.meta
+
+
+def _outer_update(config: SupervisedConfig, session: Session) -> AdamUpdate | DescentUpdate:
+    if isinstance(config.learner, Reptile) and config.learner.outer == "interpolation":
+        return DescentUpdate(session.meta)
+    update = AdamUpdate(session.meta, config.learning_rate)
+    update.load_tensors(session.extra)
+    return update
 
 
 def _learning_rate(config: SupervisedConfig, iteration: int) -> float:

@@ -5,12 +5,14 @@ Finn et al. 2017 update the initialisation so; Li et al. 2017 the initialisation
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mtrl.meta.cavia import check_context
 from mtrl.meta.fisher import AdaptationDerivative, AdaptedPolicies, StepSizeDerivative
-from mtrl.meta.inner import adapt, expand_to_tasks
+from mtrl.meta.inner import adapt
 from mtrl.meta.linearized import LinearizedAdaptation, concatenate, linearize_adaptation
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate
@@ -19,7 +21,14 @@ from mtrl.meta.parameters import MetaParams
 from mtrl.nets import Params
 from mtrl.policies import Distribution, Policy
 
-__all__ = ["GradientAdaptation", "meta_trust_region_step"]
+__all__ = [
+    "GradientAdaptation",
+    "PolicyUpdate",
+    "TrustRegionUpdate",
+    "loss_and_kl",
+    "meta_trust_region_step",
+    "task_chunks",
+]
 
 # A chunk's arrays then fit a core's cache and are reused; larger ones go back to the system after every
 # operation, and faulting their pages in again costs as much as the arithmetic.
@@ -34,6 +43,9 @@ class GradientAdaptation:
     learner: MetaLearner
     objective: InnerObjective = "likelihood"
 
+    def __post_init__(self) -> None:
+        check_context(self.learner, getattr(self.policy, "context", 0))
+
     def initial(self, generator: torch.Generator) -> MetaParams:
         """Draw the meta-parameters that training starts from."""
         params = self.policy.initial(generator)
@@ -45,20 +57,20 @@ class GradientAdaptation:
         loss = policy_loss(self.policy, self.objective)
         chunks = [
             adapt(
-                expand_to_tasks(meta.params, chunk[0].weights.shape[0]),
+                self.learner.start(meta.params, chunk[0].weights.shape[0]),
                 step_sizes,
                 loss,
                 chunk,
                 first_order=True,
             )
-            for chunk in _task_chunks(supports)
+            for chunk in task_chunks(supports)
         ]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in meta.params}
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def linearize(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> LinearizedAdaptation:
         """Take the same steps and keep what products with their derivative need."""
         return linearize_adaptation(
-            expand_to_tasks(meta.params, supports[0].weights.shape[0]),
+            self.learner.start(meta.params, supports[0].weights.shape[0]),
             self.learner.step_sizes(meta.step_sizes, meta.params, len(supports)),
             policy_loss(self.policy, self.objective),
             supports,
@@ -66,7 +78,7 @@ class GradientAdaptation:
         )
 
 
-def _task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
+def task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
     """Cut batches of the same tasks along the task axis; an accelerator works on all tasks at once."""
     weights = batches[0].weights
     tasks, samples = weights.shape
@@ -104,7 +116,7 @@ def _thinned(
     loss = policy_loss(how.policy, how.objective)
     thin = [batch.every(stride) for batch in (*supports, query)]
     policies, first = [], 0
-    for *chunk, taken in _task_chunks(thin):
+    for *chunk, taken in task_chunks(thin):
         last = first + taken.weights.shape[0]
         adaptation = whole.adaptation.of_tasks(first, last)
         if not how.learner.first_order:
@@ -134,7 +146,7 @@ def meta_trust_region_step(
     tasks = query.valid.shape[0]
     stride = round(1 / settings.curvature_fraction)
     step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
-    chunks = list(_task_chunks([*supports, query]))
+    chunks = list(task_chunks([*supports, query]))
     totals, old, curved, parts = [], [], [], []
     for *support, taken in chunks:
         policies = _adapted_policies(how, meta, support, taken, step_sizes)
@@ -152,25 +164,76 @@ def meta_trust_region_step(
     def fisher(vector: Tensor) -> Tensor:
         return torch.stack([some.fisher_product(vector) for some in curved]).sum(0) / tasks
 
-    @torch.no_grad()
     def evaluate(vector: Tensor) -> tuple[Tensor, Tensor]:
-        total = _loss_and_kl(how, meta.like(vector), chunks, old) / tasks
-        return total[0], total[1]
+        return loss_and_kl(how, meta.like(vector), chunks, old)
 
     step = trust_region_step(meta.flat(), (mean[0], mean[1:]), fisher, evaluate, settings)
     return meta.like(step.point), step
 
 
-def _loss_and_kl(
+@torch.no_grad()
+def loss_and_kl(
     how: GradientAdaptation,
     meta: MetaParams,
-    chunks: Iterable[Sequence[PolicyBatch]],
+    chunks: Sequence[Sequence[PolicyBatch]],
     old: Iterable[Distribution],
-) -> Tensor:
-    """Return the sums over tasks of the outer loss and of the KL from the `old` policies, of `meta` adapted."""
+) -> tuple[Tensor, Tensor]:
+    """Return the means over tasks of the outer loss and of the KL from the `old` policies, of `meta` adapted.
+
+    Args:
+        how: policy, learner and inner objective.
+        meta: the meta-parameters.
+        chunks: for some tasks each, the support of every inner step, then the query.
+        old: for each chunk the policies that took the query.
+    """
     totals = []
     for (*supports, query), before in zip(chunks, old, strict=True):
         after = how.policy(how.adapt(meta, supports), query.observations)
         kl = (before.kl(after) * query.valid).sum()
         totals.append(torch.stack([surrogate(after, query).sum(), kl]))
-    return torch.stack(totals).sum(0)
+    loss, kl = torch.stack(totals).sum(0) / sum(len(query.valid) for *_, query in chunks)
+    return loss, kl
+
+
+class PolicyUpdate(Protocol):
+    """An outer update of meta-reinforcement learning, with what it keeps between meta-iterations."""
+
+    def step(
+        self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
+    ) -> tuple[MetaParams, dict[str, float]]:
+        """Update once, at `progress` from 0 to 1; return the new meta-parameters and scalars by tag."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs to continue."""
+
+
+class TrustRegionUpdate:
+    """TRPO as a `PolicyUpdate`.
+
+    Args:
+        how: policy, learner and inner objective.
+        meta: the meta-parameters to start from.
+        settings: see `TRPO`.
+    """
+
+    def __init__(self, how: GradientAdaptation, meta: MetaParams, settings: TRPO) -> None:
+        self._how = how
+        self._meta = meta
+        self._settings = settings
+
+    def step(
+        self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
+    ) -> tuple[MetaParams, dict[str, float]]:
+        """Take one step in the trust region that the settings have at `progress`."""
+        self._meta, step = meta_trust_region_step(
+            self._how, self._meta, supports, query, self._settings.at(progress)
+        )
+        return self._meta, {
+            "outer/kl": step.kl,
+            "outer/improvement": step.improvement,
+            "outer/step_fraction": step.fraction,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return nothing: no update depends on those before."""
+        return {}
