@@ -537,7 +537,7 @@ def test_a_return_that_is_not_finite_is_refused_with_family_and_task() -> None:
     rewards = torch.zeros(3, 2, 4)
     fields_of = {field.name: torch.zeros(3, 2, 4) for field in fields(Rollout)}
     rollout = Rollout(**{**fields_of, "rewards": rewards})
-    reinforcement._check_returns(family, tasks, [rollout])
+    reinforcement._check_returns(family, tasks, [rollout], 1)
     rewards[1, 0, 2] = torch.nan
     with pytest.raises(MtrlError, match=f"'navigation2d', task {tasks[1].id} .*'goal'.*narrow"):
-        reinforcement._check_returns(family, tasks, [rollout])
+        reinforcement._check_returns(family, tasks, [rollout], 1)
