@@ -349,7 +349,9 @@ def test_a_table_of_our_own_sets_the_adapted_policy_against_itself_unadapted() -
     assert results.met(worse) == [False, False]
 
 
-@pytest.mark.parametrize("name", ["cartpole", "pendulum", "halfcheetah_direction"])
+@pytest.mark.parametrize(
+    "name", ["cartpole", "pendulum", "halfcheetah_direction", "halfcheetah_velocity"]
+)
 def test_tables_of_our_own_have_the_settings_of_the_scripts(name: str) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / f"train_{name}.py"))
     assert getattr(adaptation, name.upper()) == script["CONFIG"]

@@ -116,6 +116,11 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
                 "Meta-SGD on half-cheetahs that run forward or backward, adapted or not",
                 "adaptation:halfcheetah_direction",
             ),
+            (
+                "adaptation-halfcheetah-velocity",
+                "Meta-SGD on half-cheetahs that run at a hidden velocity, adapted or not",
+                "adaptation:halfcheetah_velocity",
+            ),
         )
     }
     | {
