@@ -53,4 +53,4 @@ def run(arguments: Sequence[str]) -> None:
     print(outcome.text)
     print(f"written to {outcome.page}, {outcome.scores}, {outcome.figure}", file=sys.stderr)
     if outcome.met is False:
-        raise MtrlError(f"{options.name} falls short of the published numbers; see {outcome.page}")
+        raise MtrlError(f"{options.name} misses a target; see {outcome.page}")
