@@ -9,11 +9,21 @@ from mtrl import __version__
 __all__ = ["library_versions"]
 
 LIBRARIES = ("torch", "numpy", "gymnasium", "stable-baselines3", "safetensors")
+OPTIONAL = ("mujoco",)
 
 
 @cache
 def _installed() -> tuple[tuple[str, str], ...]:
-    return tuple((name, metadata.version(name)) for name in LIBRARIES)
+    present = [name for name in OPTIONAL if _is_installed(name)]
+    return tuple((name, metadata.version(name)) for name in (*LIBRARIES, *present))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def library_versions() -> dict[str, str]:
