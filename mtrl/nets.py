@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mtrl.activations import tanh
 from mtrl.errors import UsageError
 
 __all__ = ["CONTEXT", "MLP", "Activation", "Initializer", "Params", "output_layer"]
@@ -24,7 +25,7 @@ Initializer = Literal["fan-in", "xavier"]
 CONTEXT = "context"
 """Name of the context parameters, which a network with context inputs reads beside its own."""
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": tanh}
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
