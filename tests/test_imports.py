@@ -30,6 +30,8 @@ TOP_MODULES = {
 # These are pure maths, and leaves although they live in a top package.
 LEAF_MODULES = {
     "mtrl.evaluation",
+    "mtrl.evaluation.continual",
+    "mtrl.evaluation.continual_file",
     "mtrl.evaluation.minimax_deviation",
     "mtrl.evaluation.statistics",
 }
