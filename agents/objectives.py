@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from mtrl.errors import CheckpointError, MtrlError, UsageError
+from mtrl.hedge import exponentiated_gradient
 
 __all__ = [
     "Objective",
@@ -33,19 +33,6 @@ __all__ = [
 Array = NDArray[np.float64]
 
 Objective = Literal["mean-return", "worst-return", "worst-regret", "normalised-worst-regret"]
-
-
-def exponentiated_gradient(log_weights: Array, losses: Array, step_size: float) -> Array:
-    """Return log(tau exp(step_size * loss) / sum), one step of the adversary up its losses.
-
-    Args:
-        log_weights: (tasks,), logarithms, which stay finite where a weight would round to 0.
-        losses: (tasks,).
-        step_size: in 1 / unit of the losses.
-    """
-    raised = log_weights + step_size * losses
-    stepped: Array = raised - logsumexp(raised)
-    return stepped
 
 
 def hedge_bound(tasks: int, rounds: int, *, step_size: float, width: float) -> float:

@@ -1,6 +1,6 @@
 """The Gymnasium vector face: equal to a SAME_STEP `SyncVectorEnv`, but one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtrl.envs.family import TaskSource
 from mtrl.envs.simulation import Simulation
-from mtrl.envs.slots import Slots
+from mtrl.envs.slots import Slots, check_source
 from mtrl.envs.task import Task
 from mtrl.errors import UsageError
 
@@ -59,6 +59,16 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], Any, NDArray[Any]]):
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]  # as Sync
         """The seed of each sub-environment, None before the first reset."""
         return tuple(self._slots.seeds)
+
+    def set_task_source(self, source: TaskSource, indices: Iterable[int] | None = None) -> None:
+        """Take the tasks of these sub-environments' next episodes (all by default) from `source`.
+
+        Raises:
+            UsageError: `source` is neither a task of the family nor a split.
+        """
+        checked = check_source(self.family, source)
+        for slot in range(self.num_envs) if indices is None else indices:
+            self._slots.sources[slot] = checked
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
