@@ -1,7 +1,10 @@
 """Facts about the four faces of a family: they are one environment."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -499,3 +502,37 @@ def test_tasks_are_what_the_environment_plays() -> None:
     assert_array_equal(env.reset()[0], np.float32([0.125, 0.0]))
     # Standing still 0.5 below and 0.125 beside the goal.
     assert env.step(np.zeros(2, np.float32))[1] == -np.hypot(np.float32(0.125), np.float32(0.5))
+
+
+PLAY = """
+import hashlib, sys
+import numpy as np
+from mtrl.envs import get_family
+
+for name in sys.argv[1:]:
+    envs = get_family(name).make_vec(["train", "test", "train"], seed=3)
+    obs, info = envs.reset()
+    digest = hashlib.sha256(obs.tobytes() + " ".join(info["task_id"]).encode())
+    envs.action_space.seed(0)
+    for _ in range(40):
+        obs, reward, *_ = envs.step(envs.action_space.sample())
+        digest.update(obs.tobytes() + np.asarray(reward).tobytes())
+    print(name, digest.hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_trajectory_in_every_process() -> None:
+    names = [family.name for family in LIGHT if family.name in IDS] + ["ant-goal"]
+
+    def play(hash_seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", PLAY, *names],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    one, other = play("1"), play("4242")
+    assert one == other
+    assert len(one.splitlines()) == len(names)
