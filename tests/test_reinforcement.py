@@ -31,6 +31,7 @@ from mtrl.meta.inner import expand_to_tasks
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
+from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.proximal import PROMP
 from mtrl.meta.reinforcement import (
@@ -124,6 +125,22 @@ def test_step_sizes_and_parameters_both_moved(trained: MetaParams) -> None:
     )
     for name, value in trained.named().items():
         assert (value != start.named()[name]).any(), name
+
+
+@pytest.mark.parametrize("outer", [TRPO(), PROMP()], ids=["TRPO", "ProMP"])
+def test_the_last_iterations_are_averaged_and_training_goes_on_from_the_last(
+    tmp_path: Path, outer: TRPO | PROMP
+) -> None:
+    config = replace(SHORT, outer=outer, iterations=4)
+    averaged = train(tmp_path / "averaged", replace(config, average_last=3)).flat()
+    last = [
+        train(tmp_path / str(iterations), replace(config, iterations=iterations)).flat()
+        for iterations in (2, 3, 4)
+    ]
+    assert_close(averaged, torch.stack(last).mean(0), rtol=1e-6, atol=1e-7)
+    assert (last[-1] - averaged).abs().max() > 1e-3
+    kept = load_run(tmp_path / "averaged").meta.flat()
+    assert_close(kept, averaged, rtol=0, atol=0)
 
 
 def test_the_logged_returns_and_steps_are_those_of_the_episodes(

@@ -436,6 +436,8 @@ def test_evaluating_and_saving_more_often_changes_no_parameter(
         replace(REINFORCEMENT, learner=CAVIA()),
         replace(REINFORCEMENT, learner=ANIL(), outer=PROMP()),
         replace(REINFORCEMENT, outer=PROMP()),
+        replace(REINFORCEMENT, average_last=3),
+        replace(REINFORCEMENT, average_last=3, outer=PROMP()),
     ],
     ids=[
         "MAML",
@@ -447,6 +449,8 @@ def test_evaluating_and_saving_more_often_changes_no_parameter(
         "rl, CAVIA",
         "rl, ANIL, ProMP",
         "rl, Meta-SGD, ProMP",
+        "rl, averaged",
+        "rl, averaged, ProMP",
     ],
 )
 def test_every_learner_and_outer_update_resumes_bit_equal(

@@ -90,6 +90,9 @@ class ReinforcementConfig:
     """Steps after which episodes are cut off, where the family does not do so before."""
     iterations: int = field(default=100, metadata={"resumable": True})
     """Meta-iterations."""
+    average_last: int = 1
+    """Meta-iterations whose meta-parameters are averaged into what is evaluated and kept; 1 is the last
+    alone. Training itself goes on from the last."""
     train_tasks: Path | None = None
     """File of tasks to train on, one in JSON per line, in place of drawing new ones."""
     test_tasks: int = 40
@@ -109,7 +112,7 @@ class ReinforcementConfig:
         check_positive(self, "tasks_per_batch", "episodes_per_task", "iterations")
         check_positive(self, "initial_std", "min_std", "output_scale")
         check_positive(self, "test_tasks", "test_steps", "evaluate_every", "checkpoint_every")
-        check_positive(self, "max_episode_steps")
+        check_positive(self, "max_episode_steps", "average_last")
         check_at_least(self, 0, "seed")
         self._check_combinations()
 
@@ -186,7 +189,13 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
     how = build_policy(config, family)
     streams = Streams(config.seed, config.device)
-    session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "return")
+    session = Session(
+        run,
+        streams,
+        lambda: how.initial(streams.generator("initial")),
+        "return",
+        average_last=config.average_last,
+    )
     update = _outer_update(config, how, session)
     env_steps = int(session.counters.get("env_steps", 0))
 
@@ -197,7 +206,8 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
             rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
             _check_returns(family, batch, rollouts, iteration)
             share = (iteration - 1) / max(config.iterations - 1, 1)
-            session.meta, measured = update.step(supports, query, share)
+            meta, measured = update.step(supports, query, share)
+            session.advance(meta)
 
             # -- record -----------------------------------------------------------------------
             taken = sum(int(rollout.steps) for rollout in rollouts)
@@ -222,7 +232,7 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                 session.save(iteration, update.tensors(), {"env_steps": env_steps})
             if run.stop_requested and not last:
                 raise run.interruption()
-    return session.meta
+    return session.learned
 
 
 def _outer_update(
@@ -296,7 +306,7 @@ def _evaluate(
     # A generator of its own, the same at every evaluation: curves differ by the parameters only, and
     # measuring more or less often changes nothing in training.
     generator = torch_generator(config.seed, "evaluation", config.device)
-    agent = GradientAgent(how, session.meta, config.advantages)
+    agent = GradientAgent(how, session.learned, config.advantages)
     protocol = AdaptationProtocol(
         episodes=config.episodes_per_task,
         steps=config.test_steps,

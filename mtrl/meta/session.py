@@ -1,6 +1,7 @@
 """What both training loops do around an iteration: restore, measure and show, save."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,22 +36,29 @@ class Session:
         streams: the run's random streams.
         initial: draws the meta-parameters of a run that starts.
         score: what adaptation is measured by.
+        average_last: how many iterations' meta-parameters `learned` averages.
 
     Attributes:
-        meta: the meta-parameters, restored if the run is resumed.
+        meta: the meta-parameters that training is at, restored if the run is resumed.
         done: iterations done before.
         extra: tensors that the loop saved beside the meta-parameters.
         counters: JSON values that the loop saved.
     """
 
     def __init__(
-        self, run: Run, streams: Streams, initial: Callable[[], MetaParams], score: Score
+        self,
+        run: Run,
+        streams: Streams,
+        initial: Callable[[], MetaParams],
+        score: Score,
+        average_last: int = 1,
     ) -> None:
         self.run = run
         self.streams = streams
         self.done = 0
         self.extra: dict[str, Tensor] = {}
         self.counters: dict[str, Any] = {}
+        self._recent: deque[Tensor] = deque(maxlen=average_last)
         if run.restored is None:
             self.meta = initial()
             run.tracker.layout(chart_layout(score, step_sizes=bool(self.meta.step_sizes)))
@@ -61,13 +69,35 @@ class Session:
         self._clock = time.perf_counter()
         self._clocked = self.done
 
+    @property
+    def learned(self) -> MetaParams:
+        """What is evaluated and saved: the mean of the latest meta-parameters (Polyak and Juditsky 1992).
+
+        The surface of returns is noisy, and a single iterate can adapt badly on a few tasks where its
+        neighbours do not.
+        """
+        if len(self._recent) <= 1:
+            return self.meta
+        return self.meta.like(torch.stack(list(self._recent)).mean(0))
+
+    def advance(self, meta: MetaParams) -> None:
+        """Take the meta-parameters that an iteration arrived at."""
+        self.meta = meta
+        if self._recent.maxlen != 1:
+            self._recent.append(meta.flat())
+
     def _restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        groups: dict[str, dict[str, Tensor]] = {"meta": {}, "streams": {}, "extra": {}}
+        groups: dict[str, dict[str, Tensor]] = {
+            name: {} for name in ("meta", "recent", "streams", "extra")
+        }
         for key, value in tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = value
         to_device = {name: value.to(self.streams.device) for name, value in groups["meta"].items()}
         self.meta = MetaParams.from_named(to_device)
+        if groups["recent"]:
+            self._recent.extend(groups["recent"]["iterates"].to(self.streams.device))
+            self.meta = self.meta.like(self._recent[-1].clone())
         self.extra = groups["extra"]
         self.done, self.counters = state["iteration"], state["counters"]
         # Last, so that nothing drawn while restoring counts.
@@ -81,14 +111,17 @@ class Session:
         Raises:
             MtrlError: a meta-parameter is not finite; the checkpoints before are kept.
         """
-        for name, value in self.meta.named().items():
+        learned = self.learned.named()
+        for name, value in learned.items():
             if not bool(torch.isfinite(value).all()):
                 raise MtrlError(
                     f"{name} is not finite after iteration {iteration}, so it is not saved; "
                     "resume from the checkpoint before with a smaller outer step"
                 )
         tensors, streams = self.streams.state_dict()
-        content = {f"meta/{name}": value for name, value in self.meta.named().items()}
+        content = {f"meta/{name}": value for name, value in learned.items()}
+        if self._recent:
+            content["recent/iterates"] = torch.stack(list(self._recent))
         content |= {f"streams/{name}": value for name, value in tensors.items()}
         content |= {f"extra/{name}": value for name, value in extra.items()}
         state = {"iteration": iteration, "streams": streams, "counters": dict(counters)}
@@ -122,9 +155,9 @@ class Session:
 
     def _log_step_sizes(self, iteration: int, learner: MetaLearner) -> None:
         values: dict[str, Tensor] = {}
-        for name, learned in self.meta.step_sizes.items():
+        for name, stored in self.learned.step_sizes.items():
             in_logarithm = isinstance(learner, MetaSGD) and learner.positive
-            alpha = learned.exp() if in_logarithm else learned
+            alpha = stored.exp() if in_logarithm else stored
             values[f"step_sizes/{name}/mean"] = alpha.mean()
             values[f"step_sizes/{name}/negative_share"] = (alpha < 0).float().mean()
             self.run.tracker.histogram(iteration, f"step_sizes/{name}", alpha)
