@@ -20,6 +20,7 @@ for _name, _family in {
     "CartPole": "cartpole",
     "HalfCheetahDirection": "halfcheetah-direction",
     "HalfCheetahVelocity": "halfcheetah-velocity",
+    "Hexagon": "hexagon",
     "HopperParameters": "hopper-parameters",
     "HumanoidDirection": "humanoid-direction",
     "MountainCar": "mountaincar",

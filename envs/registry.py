@@ -36,6 +36,7 @@ _BUILT_IN = {
     "cartpole": "mtrl.envs.cartpole:cartpole",
     "halfcheetah-direction": "mtrl.envs.robots.half_cheetah:halfcheetah_direction",
     "halfcheetah-velocity": "mtrl.envs.robots.half_cheetah:halfcheetah_velocity",
+    "hexagon": "mtrl.envs.hexagon:hexagon",
     "hopper-parameters": "mtrl.envs.robots.planar_walkers:hopper_parameters",
     "humanoid-direction": "mtrl.envs.robots.humanoid:humanoid_direction",
     "mountaincar": "mtrl.envs.mountaincar:mountaincar",
