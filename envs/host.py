@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mtrl.envs.arrays import on_torch
 from mtrl.envs.dynamics import Dynamics
 from mtrl.envs.noise import keys_of_episodes, seed_keys, uniforms
+from mtrl.envs.restoring import restored_array
 from mtrl.envs.simulation import StepResult
 from mtrl.envs.task import Task, params_of
 
@@ -102,7 +103,7 @@ class HostBatch:
 
     def reset(self, seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> Observations:
         """Begin these episodes of these seeds, one per slot, and return the observations."""
-        self.episodes = episodes
+        self._seeds, self.episodes = seeds, episodes
         self.steps = np.zeros_like(episodes)
         self._seed_keys = seed_keys(seeds)
         self._keys = keys_of_episodes(self._seed_keys, episodes)
@@ -136,3 +137,24 @@ class HostBatch:
         if obs.base is not None or obs is self.state or not obs.flags.c_contiguous:
             obs = np.array(obs, order="C")
         return StepResult(obs, reward, terminated, self.steps >= self._limits)
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values): all that steps and resets depend on beside the tasks."""
+        arrays = {"seeds": self._seeds, "episodes": self.episodes, "steps": self.steps}
+        arrays["state"] = self.state
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        return tensors, {"column_major": bool(self.state.flags.fnc)}
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken of a batch with the same tasks.
+
+        Raises:
+            CheckpointError: the state is not one of such a batch.
+        """
+        like = np.zeros(len(self._no_noise), np.int64)
+        seeds, episodes = (restored_array(tensors, name, like) for name in ("seeds", "episodes"))
+        self.reset(seeds, episodes)
+        self.steps = restored_array(tensors, "steps", self.steps)
+        state = restored_array(tensors, "state", self.state)
+        # Loops over columns and over rows may differ in the last bit.
+        self.state = np.asfortranarray(state) if values["column_major"] else state

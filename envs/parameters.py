@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mtrl.envs.distributions import Choice, Distribution, Interval, Intervals, Range
 from mtrl.envs.task import SPLITS, Params, Split, Task, Value, check_split
@@ -341,6 +342,7 @@ class TaskStream:
 
     def __init__(self, space: ParameterSpace, rng: np.random.Generator) -> None:
         self._space, self._rng = space, rng
+        self._before = rng.bit_generator.state
         self._split: Split | None = None
         self._rows: list[list[float] | None] = []
         """One per block of candidates: the first that belongs to the split, if any does."""
@@ -361,6 +363,7 @@ class TaskStream:
     def _refill(self) -> None:
         block = _candidates(1)
         blocks = max(1, _AHEAD // (block * len(self._space._low)))
+        self._before = self._rng.bit_generator.state
         self._uniform = self._space._uniform((blocks, block), self._rng)
         self._used, self._split = 0, None
 
@@ -372,3 +375,17 @@ class TaskStream:
         found = np.asarray(inside.any(axis=1))
         self._rows = [row if ok else None for row, ok in zip(first.tolist(), found, strict=True)]
         self._split = split
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values) for a checkpoint."""
+        return {}, {"rng": self._before, "split": self._split, "used": self._used}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken: the tasks that follow are the same."""
+        self._rng.bit_generator.state = values["rng"]
+        self._before, self._split, self._rows, self._used = values["rng"], None, [], 0
+        if values["split"] is not None:
+            # What was drawn ahead is drawn again, from the generator as it was before.
+            self._refill()
+            self._choose(check_split(values["split"]))
+            self._used = int(values["used"])

@@ -3,7 +3,8 @@
 The states are those of Gymnasium's `Pendulum-v1` to the last bit on the CPU. The cost is
 angle^2 + 0.1 speed^2 + 0.001 torque^2 of the state and torque before the step, with the angle in
 [-pi, pi) and 0 upright. The state is (angle, speed) in radians, the observation (cos, sin, speed).
-An episode never terminates.
+An episode never terminates. With `torques` the actions are choices among that many torques, for
+algorithms that need a finite number of actions.
 """
 
 import math
@@ -14,11 +15,13 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtrl.envs.arrays import Array, astype, columns, from_columns, namespace
 from mtrl.envs.family import FamilySpec
 from mtrl.envs.physics import PhysicsFamily, RangeSpec
+from mtrl.errors import UsageError
 
 __all__ = ["Pendulum", "pendulum"]
 
@@ -44,10 +47,13 @@ class Pendulum(PhysicsFamily):
 
     Args:
         horizon: steps after which an episode is truncated.
+        torques: how many torques there are to choose from, evenly spaced between the strongest in
+            both directions; 0 leaves the torque a real number.
     """
 
     ranges: Mapping[str, RangeSpec] = field(default_factory=lambda: _DEFAULT_PHYSICS)
     horizon: int = 200
+    torques: int = 0
 
     name: ClassVar[str] = "pendulum"
     gymnasium_id: ClassVar[str] = "Pendulum-v1"
@@ -69,6 +75,13 @@ class Pendulum(PhysicsFamily):
     }
     positive: ClassVar[frozenset[str]] = frozenset({"m", "l", "max_torque", "dt"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.torques < 0 or self.torques == 1:
+            raise UsageError(
+                f"torques of 'pendulum' is {self.torques}; give at least 2, or 0 for any torque"
+            )
+
     @cached_property
     def observation_space(self) -> gym.spaces.Box:
         """Cosine and sine of the angle, and the speed."""
@@ -76,16 +89,41 @@ class Pendulum(PhysicsFamily):
         return gym.spaces.Box(-high, high, dtype=np.float32)
 
     @cached_property
-    def action_space(self) -> gym.spaces.Box:
-        """Torques up to the strongest motor's; a task clips them to its own."""
+    def action_space(self) -> gym.spaces.Box | gym.spaces.Discrete:
+        """Torques up to the strongest motor's, which a task clips to its own; or their numbers."""
+        if self.torques:
+            return gym.spaces.Discrete(self.torques)
         strongest = self.bounds("max_torque")[1]
         return gym.spaces.Box(-strongest, strongest, (1,), np.float32)
+
+    @cached_property
+    def torque_choices(self) -> NDArray[np.float32]:
+        """The torques (choices,) that the actions stand for, from the most negative on.
+
+        Raises:
+            UsageError: the torque is a real number.
+        """
+        if not self.torques:
+            raise UsageError("the torque of this pendulum is a real number; give it torques=5, say")
+        strongest = self.bounds("max_torque")[1]
+        return np.linspace(-strongest, strongest, self.torques, dtype=np.float32)
 
     def pose(self, env: Any, state: NDArray[Any], action: Any) -> None:
         """Put Gymnasium's pendulum in `state`, with the arrow of the torque."""
         super().pose(env, state, action)
-        limit = env.max_torque
-        env.last_u = None if action is None else np.clip(np.ravel(action)[0], -limit, limit)
+        if action is None:
+            env.last_u = None
+            return
+        torque = self.torque_choices[action] if self.torques else np.ravel(action)[0]
+        env.last_u = np.clip(torque, -env.max_torque, env.max_torque)
+
+    def _torque(self, action: Array) -> Array:
+        """Return the torque (slots,) that is asked for, in float32."""
+        if not self.torques:
+            return astype(action[:, 0], "float32")
+        if isinstance(action, np.ndarray):
+            return self.torque_choices[action]
+        return torch.as_tensor(self.torque_choices, device=action.device)[action]
 
     def reset(self, params: Mapping[str, Array], noise: Array) -> Array:
         """Return angles in [-pi, pi) and speeds in [-1, 1)."""
@@ -100,7 +138,7 @@ class Pendulum(PhysicsFamily):
         angle, speed = columns(state)
         # Gymnasium's torque is the action's float32, which is what NumPy multiplies in.
         limit = astype(params["max_torque"], "float32")
-        torque = xp.clip(astype(action[:, 0], "float32"), -limit, limit)
+        torque = xp.clip(self._torque(action), -limit, limit)
         length = params["l"]
         upright = (angle + math.pi) % (2 * math.pi) - math.pi
         cost = upright * upright + 0.1 * (speed * speed) + 0.001 * (torque * torque)
@@ -129,6 +167,7 @@ pendulum = FamilySpec(
             "held_out": {"l": ((0.5, 0.65), (1.3, 1.5))},
         },
         "gymnasium": {"ranges": {}, "split_rule": "shared"},
+        "five-torques": {"ranges": {}, "split_rule": "shared", "torques": 5},
     },
     summary="swing up a pendulum whose mass, length and gravity vary",
 )

@@ -1,6 +1,6 @@
 """The Stable-Baselines3 face: equal to a `DummyVecEnv` of the Gymnasium face, but one batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from mtrl.envs.family import TaskSource
 from mtrl.envs.simulation import Simulation
@@ -52,6 +53,10 @@ class _SlotView:
     def set_task_source(self, source: TaskSource) -> None:
         self.slots.sources[self.index] = check_source(self.family, source)
 
+    def reset(self) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        (first,) = self.slots.reset_slots(np.array([self.index]))
+        return first, {"task_id": self.task.id}
+
 
 class BatchedVecEnv(VecEnv):
     """Sub-environments of one family for Stable-Baselines3.
@@ -59,7 +64,7 @@ class BatchedVecEnv(VecEnv):
     `infos[i]["task_id"]` is that of the step's own episode, also in the step that ends it; the
     task of the episode just begun is in `reset_infos[i]`. `env_method("set_task_source", source)`
     decides the tasks of later episodes, `set_options({"task": task})` that of the next explicit
-    reset.
+    reset; `env_method("reset", indices=i)` ends sub-environment i's episode and begins the next one.
 
     Args:
         family: what simulates the environments.
@@ -76,6 +81,13 @@ class BatchedVecEnv(VecEnv):
         if seed is not None:
             self.seed(seed)
 
+    def pass_nonfinite(self) -> None:
+        """Return observations and rewards that are not finite from now on, instead of raising.
+
+        For a wrapper that handles them.
+        """
+        self._slots.refuse_nonfinite = False
+
     def _views(self, indices: Indices) -> list[_SlotView]:
         return [_SlotView(self._slots, index) for index in self._get_indices(indices)]
 
@@ -89,7 +101,7 @@ class BatchedVecEnv(VecEnv):
         return obs
 
     def _infos(self) -> list[dict[str, Any]]:
-        return [{"task_id": task.id} for task in self._slots.tasks]
+        return [{"task_id": task_id} for task_id in self._slots.ids.tolist()]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for `step_wait`."""
@@ -104,9 +116,12 @@ class BatchedVecEnv(VecEnv):
             UsageError: reset was never called, or actions of the wrong shape or not finite.
         """
         result = self._slots.step(self._actions)
-        done, obs, infos = result.done, result.obs, self._infos()
-        for info, time_up in zip(infos, result.truncated & ~result.terminated, strict=True):
-            info["TimeLimit.truncated"] = bool(time_up)
+        done, obs = result.done, result.obs
+        time_up = (result.truncated & ~result.terminated).tolist()
+        infos: list[dict[str, Any]] = [
+            {"task_id": task_id, "TimeLimit.truncated": up}
+            for task_id, up in zip(self._slots.ids.tolist(), time_up, strict=True)
+        ]
         ended = np.flatnonzero(done)
         if len(ended) > 0:
             for index, last in zip(ended.tolist(), obs[ended], strict=True):
@@ -118,6 +133,29 @@ class BatchedVecEnv(VecEnv):
 
     def close(self) -> None:
         """Nothing is held that needs closing."""
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values) from which `load_state_dict` continues every episode.
+
+        Raises:
+            UsageError: it was never reset, or a seed or options wait for the next reset.
+        """
+        if any(self._options) or any(seed is not None for seed in self._seeds):
+            raise UsageError("a seed or options wait for the next reset; call reset() first")
+        return self._slots.state_dict()
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken of as many sub-environments of the same family.
+
+        What they do from there is the same to the last bit.
+
+        Raises:
+            CheckpointError: the state is not one of such sub-environments.
+        """
+        self._slots.load_state_dict(tensors, values)
+        self._reset_seeds()
+        self._reset_options()
+        self.reset_infos = self._infos()
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """Return an attribute of the sub-environments, such as `task`.

@@ -5,11 +5,12 @@ such batches for functions of tensors, `mtrl.envs.robots.batch` for simulated bo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtrl.envs.parameters import ParameterSpace, TaskStream
@@ -58,6 +59,16 @@ class SlotBatch(Protocol):
     def step(self, action: NDArray[Any]) -> StepResult:
         """Apply one action per slot."""
 
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values): all that steps and resets depend on beside the tasks."""
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken of a batch with the same tasks.
+
+        Raises:
+            CheckpointError: the state is not one of such a batch.
+        """
+
 
 class Renderer(Protocol):
     """Draws states: what `Simulation.renderer` returns."""
@@ -74,6 +85,12 @@ class SupportsNext(Protocol):
 
     def next(self, split: Split) -> Task:
         """Draw a task of `split`."""
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values) for a checkpoint."""
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
 
 
 class Simulation(ABC):
@@ -146,3 +163,9 @@ class _Samples:
 
     def next(self, split: Split) -> Task:
         return self._family.sample(1, self._rng, split)[0]
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {}, {"rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = values["rng"]

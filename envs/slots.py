@@ -7,17 +7,18 @@ noise, and the reverse.
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtrl.envs.family import TaskSource
 from mtrl.envs.simulation import Simulation, SlotBatch, StepResult, SupportsNext
 from mtrl.envs.task import Task, check_split
-from mtrl.errors import MtrlError, UsageError
+from mtrl.errors import CheckpointError, MtrlError, UsageError
 from mtrl.seeding import numpy_generator
 
 __all__ = ["Slots", "StepResult", "check_source"]
@@ -49,7 +50,12 @@ def check_source(family: Simulation, source: TaskSource) -> TaskSource:
 
 
 class Slots:
-    """Slots with a source of tasks each: a task, or the split to draw one from at a reset."""
+    """Slots with a source of tasks each: a task, or the split to draw one from at a reset.
+
+    Attributes:
+        refuse_nonfinite: whether an observation or a reward that is not finite is an error, or is
+            left to the caller.
+    """
 
     def __init__(self, family: Simulation, sources: Sequence[TaskSource]) -> None:
         if not sources:
@@ -63,6 +69,7 @@ class Slots:
         self.ids: NDArray[np.object_] = np.empty(len(self.sources), dtype=object)
         self._action_shape = (len(self.sources), *(family.action_space.shape or ()))
         self._env: SlotBatch | None = None
+        self.refuse_nonfinite = True
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -149,6 +156,8 @@ class Slots:
         self, what: str, values: NDArray[Any], slots: NDArray[np.intp] | None = None
     ) -> None:
         """Refuse values that are not finite, of all slots unless some are given."""
+        if not self.refuse_nonfinite:
+            return
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if finite.all():
             return
@@ -200,3 +209,56 @@ class Slots:
             raise UsageError(f"options['task'] is {task!r}; it must be an mtrl.envs.task.Task")
         self.family.parameters.check(task)
         return task
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values): tasks, streams and every slot's state, for a checkpoint.
+
+        Raises:
+            UsageError: it was never reset.
+        """
+        tensors, batch = self.env.state_dict()
+        streams = [self._task_streams[slot].state_dict() for slot in range(len(self))]
+        for slot, (arrays, _) in enumerate(streams):
+            tensors |= {f"streams/{slot}/{name}": array for name, array in arrays.items()}
+        return tensors, {
+            "sources": [_source_text(source) for source in self.sources],
+            "tasks": [task.to_json() for task in self.tasks],
+            "seeds": self.seeds,
+            "streams": [values for _, values in streams],
+            "batch": batch,
+        }
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken of as many slots of the same family.
+
+        Raises:
+            CheckpointError: the state is not one of such slots.
+        """
+        tasks = [Task.from_json(text) for text in values["tasks"]]
+        sources = [_source_of(text) for text in values["sources"]]
+        counts = {len(tasks), len(sources), len(values["seeds"]), len(values["streams"])}
+        if counts != {len(self)}:
+            raise CheckpointError(
+                f"the checkpoint has {len(tasks)} environments of {self.family.name!r}, "
+                f"and there are {len(self)} here; make as many as it has"
+            )
+        for task in tasks:
+            self.family.parameters.check(task)
+        self.sources[:] = [check_source(self.family, source) for source in sources]
+        self.tasks, self.ids[:] = tasks, [task.id for task in tasks]
+        self._env = self.family.slot_batch(tasks)
+        self._env.load_state_dict(tensors, values["batch"])
+        for slot, stream in enumerate(values["streams"]):
+            self._seed(slot, values["seeds"][slot])
+            prefix = f"streams/{slot}/"
+            own = {name: tensors[name] for name in tensors if name.startswith(prefix)}
+            arrays = {name.removeprefix(prefix): array for name, array in own.items()}
+            self._task_streams[slot].load_state_dict(arrays, stream)
+
+
+def _source_text(source: TaskSource) -> str:
+    return source.to_json() if isinstance(source, Task) else source
+
+
+def _source_of(text: str) -> TaskSource:
+    return Task.from_json(text) if text.startswith("{") else check_split(text)

@@ -1,6 +1,6 @@
 """Batches of a MuJoCo family's slots: one for the faces, one whose episodes end and stand still."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtrl.envs.noise import episode_keys, uniforms
+from mtrl.envs.restoring import restored_array
 from mtrl.envs.robots.bodies import Bodies, available_threads, gymnasium_model
 from mtrl.envs.robots.robot import Snapshot
 from mtrl.envs.simulation import StepResult
@@ -144,6 +145,25 @@ class MujocoBatch:
         params = {name: values[slots] for name, values in self.params.items()}
         terminated = ~healthy if family.terminate_when_unhealthy else np.zeros_like(healthy)
         return robot.observe(now), family.reward(params, move), terminated
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        counts = {"seeds": self._seeds, "episodes": self.episodes, "steps": self.steps}
+        return counts | self._bodies.arrays()
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return (tensors, JSON values): all that steps and resets depend on beside the tasks."""
+        return {name: torch.from_numpy(kept.copy()) for name, kept in self._arrays().items()}, {}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken of a batch with the same tasks.
+
+        Raises:
+            CheckpointError: the state is not one of such a batch.
+        """
+        arrays = self._arrays()
+        restored = {name: restored_array(tensors, name, like) for name, like in arrays.items()}
+        for name, array in arrays.items():
+            array[:] = restored[name]
 
 
 class MujocoEpisodes:

@@ -141,6 +141,10 @@ class Bodies:
     def __len__(self) -> int:
         return len(self.models)
 
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays themselves that hold all states: to be copied, or written into."""
+        return {"states": self.states, "kept": self._kept}
+
     @property
     def seconds_per_step(self) -> float:
         """Simulated time of one step."""
