@@ -7,9 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.utils import obs_as_tensor
 
+from mtrl.agents.balancing import FAMO, BalancedTrunk
 from mtrl.agents.networks import (
     MLP,
     Embedding,
@@ -22,7 +23,7 @@ from mtrl.agents.networks import (
     TaskParameters,
     TaskSpec,
 )
-from mtrl.agents.policies import MultiTaskActorCriticPolicy
+from mtrl.agents.policies import MultiTaskActorCriticPolicy, MultiTaskQPolicy
 from mtrl.errors import UsageError
 
 TASKS, SIZE = 3, 2
@@ -121,6 +122,75 @@ def test_a_task_s_loss_touches_the_trunk_and_its_own_heads() -> None:
     assert any(bool((part.grad != 0).any()) for part in policy.trunk_parameters())
 
 
+def loss_gradients(policy: Any, observations: torch.Tensor, actions: torch.Tensor) -> Any:
+    """Gradients of a loss over the samples: of values, actions and, where there is one, deviation."""
+    values, log_probs, entropy = policy.evaluate_actions(observations, actions)
+    loss = ((values.flatten() - 1) ** 2 - log_probs - 0.1 * entropy).mean()
+    policy.zero_grad()
+    loss.backward()
+    return {name: part.grad.clone() for name, part in policy.named_parameters()}
+
+
+def boxed(**policy: Any) -> Any:
+    space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    return agent(ToldTask(action_space=space), **policy).policy
+
+
+def parts_of_tasks() -> Any:
+    """The gradient of each task's part of the loss, and that of the whole."""
+    policy, (observations, index) = boxed(), batch()
+    actions = torch.linspace(-1, 1, 12).view(6, 2)
+    parts = []
+    for task in range(TASKS):
+        share = (index == task).float().mean()
+        found = loss_gradients(policy, observations[index == task], actions[index == task])
+        parts.append({name: share * gradient for name, gradient in found.items()})
+    stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return stacked, policy, observations, actions
+
+
+def test_a_weight_multiplies_its_task_s_loss_in_every_parameter() -> None:
+    parts, policy, observations, actions = parts_of_tasks()
+    for weights in ([1.0, 1.0, 1.0], [0.5, 0.0, 2.5]):
+        policy.set_task_weights(weights)
+        for name, gradient in loss_gradients(policy, observations, actions).items():
+            expected = torch.tensordot(torch.tensor(weights), parts[name], 1)
+            torch.testing.assert_close(gradient, expected)
+    assert "log_std" in parts
+
+
+def test_weights_do_not_change_what_the_policy_says() -> None:
+    policy, (observations, _) = agent().policy, batch()
+    before = policy(observations, deterministic=True)
+    policy.set_task_weights(torch.tensor([0.5, 0.0, 2.5]))
+    torch.testing.assert_close(policy(observations, deterministic=True), before, rtol=0, atol=0)
+
+
+def test_a_balancer_decides_the_gradient_of_the_shared_trunk_alone() -> None:
+    parts, plain, observations, actions = parts_of_tasks()
+    policy = boxed(balancer=FAMO())
+    names = {name.replace(".actor.", ".actor.trunk."): name for name in parts}
+    state = plain.state_dict()
+    policy.load_state_dict({name: state[plain_name(name)] for name in policy.state_dict()})
+    policy.set_training_mode(True)
+    gradients = loss_gradients(policy, observations, actions)
+    ((key, trunk),) = policy.balanced_trunks().items()
+    assert key == "shared"
+    assert isinstance(trunk, BalancedTrunk)
+    assert trunk.weights is not None
+    assert (trunk.weights - 1).abs().max() > 1e-3
+    weights = trunk.weights.float()
+    for name, gradient in gradients.items():
+        own = weights if ".trunk." in name else torch.ones(TASKS)
+        expected = torch.tensordot(own, parts[names[name]], 1)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    assert agent().policy.balanced_trunks() == {}
+
+
+def plain_name(name: str) -> str:
+    return name.replace(".trunk.", ".")
+
+
 def test_the_optimizer_has_every_parameter_once() -> None:
     policy = agent(ToldTask(action_space=gym.spaces.Box(-1, 1, (2,)))).policy
     (group,) = policy.optimizer.param_groups
@@ -138,6 +208,26 @@ def test_ppo_learns_which_task_it_is_in_and_is_blind_without_being_told() -> Non
     blind.learn(1280)
     logits = blind.policy.get_distribution(observations).distribution.logits
     assert bool((logits.argmax(1) != index).any())
+
+
+def test_dqn_learns_which_task_it_is_in_and_is_blind_without_being_told() -> None:
+    observations, index = batch()
+    for conditioning, head in ((OneHot(), PerTask()), (None, Shared())):
+        network = NetworkConfig(trunk=MLP(hidden=(8,)), conditioning=conditioning, head=head)
+        learner = DQN(
+            MultiTaskQPolicy,
+            ToldTask(),
+            learning_rate=0.02,
+            gamma=0.0,
+            exploration_fraction=1.0,
+            exploration_final_eps=1.0,
+            seed=0,
+            device="cpu",
+            policy_kwargs={"network": network, "spec": SPEC},
+        )
+        learner.learn(1500)
+        right = learner.q_net(observations).argmax(1) == index
+        assert bool(right.all()) == (conditioning is not None)
 
 
 def test_a_saved_policy_acts_the_same(tmp_path: Path) -> None:

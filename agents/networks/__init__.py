@@ -15,6 +15,7 @@ from mtrl.agents.networks.plain import CNN, MLP
 from mtrl.agents.networks.soft_modules import SoftModules
 from mtrl.agents.networks.tasks import TaskInput, TaskSpec
 from mtrl.agents.networks.trunk import Trunk
+from mtrl.agents.networks.unshared import Unshared
 
 __all__ = [
     "CNN",
@@ -37,5 +38,6 @@ __all__ = [
     "TaskSpec",
     "Trunk",
     "TrunkConfig",
+    "Unshared",
     "orthonormal",
 ]

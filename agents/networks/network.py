@@ -14,11 +14,12 @@ from mtrl.agents.networks.plain import CNN, MLP
 from mtrl.agents.networks.soft_modules import SoftModules
 from mtrl.agents.networks.tasks import TaskInput, TaskSpec
 from mtrl.agents.networks.trunk import Trunk
+from mtrl.agents.networks.unshared import Unshared
 from mtrl.errors import UsageError
 
 __all__ = ["MultiTaskNetwork", "NetworkConfig", "TrunkConfig"]
 
-TrunkConfig = MLP | CNN | SoftModules | MixtureOfExperts | ParameterCompositions
+TrunkConfig = MLP | CNN | SoftModules | MixtureOfExperts | ParameterCompositions | Unshared
 
 
 class MultiTaskNetwork(nn.Module):
