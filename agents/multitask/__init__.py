@@ -1,0 +1,1 @@
+"""Many tasks under Stable-Baselines3: environments, statistics, buffers and algorithms."""
