@@ -18,9 +18,11 @@ __all__ = ["COMMANDS", "guarded", "main"]
 
 COMMANDS = {
     "families": "list the task families, show one, or print tasks drawn from it",
-    "train": "meta-train in a run directory, or resume a run",
-    "evaluate": "measure how a run adapts to unseen tasks, alone or against another run",
-    "reproduce": "reproduce a published table",
+    "train": "train in a run directory, or resume a run",
+    "evaluate": "measure how a run adapts to unseen tasks, or a multi-task run on each of its tasks",
+    "compare": "say whether sharing helps: specialists, a shared trunk, nothing shared",
+    "report": "write one HTML page and one Markdown file of any runs",
+    "reproduce": "reproduce a published table, or make one of our own",
     "watch": "serve TensorBoard for a directory of runs, on this machine only",
 }
 

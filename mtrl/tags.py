@@ -112,6 +112,126 @@ TAGS: tuple[Tag, ...] = (
         unit="s",
         wall_clock=True,
     ),
+    Tag(
+        pattern="multitask/return/{task}",
+        description="Mean undiscounted return of a task's training episodes since the last round.",
+        unit="return",
+    ),
+    Tag(
+        pattern="multitask/length/{task}",
+        description="Mean length of a task's latest training episodes.",
+        unit="steps",
+    ),
+    Tag(
+        pattern="multitask/success/{task}",
+        description="Share of successes among a task's latest training episodes.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="multitask/weight/{task}",
+        description="What a task's loss is multiplied by; mean 1 over the tasks.",
+    ),
+    Tag(pattern="multitask/ent_coef/{task}", description="SAC's temperature of a task."),
+    Tag(
+        pattern="multitask/saddle_gap",
+        description="How far weights and agent are from a saddle point; the objective's loss.",
+    ),
+    Tag(
+        pattern="multitask/failed_tasks",
+        description="Tasks left out of training because they gave numbers that are not finite.",
+        unit="tasks",
+    ),
+    Tag(
+        pattern="eval/return/{task}",
+        description="Mean undiscounted return of a task in an evaluation; NaN if it failed.",
+        unit="return",
+        allow_nan=True,
+    ),
+    Tag(
+        pattern="eval/success/{task}",
+        description="Share of successes of a task in an evaluation.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="eval/mean_return",
+        description="Mean over tasks of the returns in an evaluation.",
+        unit="return",
+        allow_nan=True,
+    ),
+    Tag(
+        pattern="eval/worst_return",
+        description="The lowest mean return of a task in an evaluation.",
+        unit="return",
+        allow_nan=True,
+    ),
+    Tag(
+        pattern="gradient/trunk_norm",
+        description="L2 norm of the last gradient in the trunks, after clipping.",
+    ),
+    Tag(
+        pattern="gradient/head_norm",
+        description="L2 norm of the last gradient in the heads, after clipping.",
+    ),
+    Tag(
+        pattern="conflict/{trunk}/mean_cosine",
+        description="Mean cosine between two tasks' gradients of a trunk.",
+    ),
+    Tag(
+        pattern="conflict/{trunk}/negative_share",
+        description="Share of pairs of tasks whose gradients of a trunk point apart.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="train/explained_variance",
+        description="Share of the returns' variance that the values explain; NaN if they have none.",
+        allow_nan=True,
+    ),
+    Tag(
+        pattern="train/{name}",
+        description="What Stable-Baselines3's algorithm records of its updates.",
+    ),
+    Tag(
+        pattern="rollout/exploration_rate",
+        description="DQN's share of random actions.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="time/balancer_seconds",
+        description="Time that balancing took in the last backward pass.",
+        unit="s",
+        wall_clock=True,
+    ),
+    Tag(
+        pattern="q_imitation/return",
+        description="True return of a training episode, in both phases.",
+        unit="return",
+    ),
+    Tag(
+        pattern="q_imitation/environment_reward",
+        description="True reward per step of a training episode.",
+    ),
+    Tag(
+        pattern="q_imitation/imitation_reward",
+        description="Imitation reward per step of the latest episodes, while an expert is asked.",
+    ),
+    Tag(
+        pattern="q_imitation/agreement",
+        description="Share of the latest steps in which the learner did what the expert would.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="q_imitation/regret",
+        description="The expert's mean return less that of the latest training episodes.",
+        unit="return",
+    ),
+    Tag(
+        pattern="q_imitation/q_level",
+        description="Mean over an episode's states of the highest Q-value.",
+    ),
+    Tag(
+        pattern="q_imitation/switch/{name}",
+        description="What the change to the true reward did to the Q-values: levels, slope, offset.",
+    ),
     Tag(pattern="figures/{name}", description="A figure.", kind="image"),
     Tag(
         pattern="trajectories/{name}",

@@ -18,6 +18,7 @@ from mtrl.cli import COMMANDS
 from mtrl.commands.evaluate import EvaluateOptions
 from mtrl.commands.families import FamiliesOptions
 from mtrl.commands.parsing import parse
+from mtrl.commands.report import ReportOptions
 from mtrl.commands.reproduce import ReproduceOptions
 from mtrl.commands.train import parse_training
 from mtrl.config import from_dict
@@ -72,6 +73,7 @@ def test_a_documented_command_is_understood(page: str, arguments: list[str]) -> 
     options: dict[str, Any] = {
         "families": FamiliesOptions,
         "evaluate": EvaluateOptions,
+        "report": ReportOptions,
         "reproduce": ReproduceOptions,
     }
     if command in options:

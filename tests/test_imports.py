@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"mtrl": ROOT / "mtrl", "mtrl.envs": ROOT / "envs", "mtrl.agents": ROOT / "agents"}
 
 # What runs whole experiments may import everything; every other module of `mtrl` is a leaf.
-TOP_PACKAGES = ("mtrl.commands", "mtrl.evaluation", "mtrl.reproduce")
+TOP_PACKAGES = (
+    "mtrl.commands",
+    "mtrl.compare",
+    "mtrl.evaluation",
+    "mtrl.multitask",
+    "mtrl.reproduce",
+)
 TOP_MODULES = {
     "mtrl.__main__",
     "mtrl.cli",

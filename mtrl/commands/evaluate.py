@@ -24,6 +24,8 @@ from mtrl.evaluation.trained import (
     anchor_scores,
     load_run,
 )
+from mtrl.manifest import read_manifest
+from mtrl.runs import MANIFEST
 from mtrl.versions import library_versions
 
 __all__ = ["EvaluateOptions", "run"]
@@ -36,6 +38,9 @@ class EvaluateOptions:
     Prints the mean score over tasks before and after each adaptation step with its 95 % bootstrap
     interval, and writes evaluation.csv (every single score), evaluation.json (how it was measured)
     and evaluation.png (the curves).
+
+    Of a multitask run it prints the mean return on each of its training tasks, over --episodes of each
+    (100 if left out), and writes evaluation.csv.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUNDIR")]
@@ -58,8 +63,13 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(EvaluateOptions, arguments, command="mtrl evaluate")
     torch.set_num_threads(options.threads)
+    if _is_multitask(options.run):
+        _evaluate_multitask(options)
+        return
     runs = [load_run(options.run)]
     if options.against is not None:
+        if _is_multitask(options.against):
+            raise UsageError(f"{options.against} is a multitask run, and {options.run} is not")
         runs.append(load_run(options.against))
         _check_comparable(*runs)
     first = runs[0]
@@ -73,6 +83,31 @@ def run(arguments: Sequence[str]) -> None:
     if len(names) == 2:
         print("", paired_rows(names[0], names[1], learners, settings.seed), sep="\n")
     _write(options.output or options.run, runs, settings, tasks, scores)
+
+
+def _is_multitask(directory: Path) -> bool:
+    manifest = directory / MANIFEST
+    return manifest.exists() and read_manifest(manifest)["kind"] == "multitask"
+
+
+def _evaluate_multitask(options: EvaluateOptions) -> None:
+    # Stable-Baselines3 takes seconds to import, and other runs do without it.
+    from mtrl.commands.multitask import evaluate_multitask
+
+    settings = options.settings
+    given = {"against": options.against, "steps": settings.steps, "shots": settings.shots}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name} is for runs that adapt, and {options.run} is a multitask run"
+            )
+    evaluate_multitask(
+        options.run,
+        episodes=settings.episodes,
+        seed=settings.seed,
+        device=settings.device,
+        output=options.output,
+    )
 
 
 def _check_comparable(first: TrainedRun, second: TrainedRun) -> None:

@@ -1,4 +1,4 @@
-"""`mtrl train`: meta-train in a new run directory, or resume the run in one."""
+"""`mtrl train`: train in a new run directory, or resume the run in one."""
 
 import shlex
 import sys
@@ -25,14 +25,14 @@ C = TypeVar("C")
 HELP = """usage: mtrl train {kinds} --dir RUNDIR [options]
        mtrl train --resume RUNDIR
 
-Meta-train in a new run directory, or continue the run in one where it stopped.
+Train in a new run directory, or continue the run in one where it stopped.
 `mtrl train {first} --help` shows the options. A resumed run has the settings that it was started
-with; --iterations, --checkpoint-every, --device and --threads may be given anew."""
+with; --checkpoint-every, --device, --threads and, in meta-training, --iterations may be given anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Generic[C]):
-    """Meta-train in a new run directory. Options override --config, which overrides the defaults."""
+    """Train in a new run directory. Options override --config, which overrides the defaults."""
 
     directory: Annotated[Path, tyro.conf.arg(name="dir")]
     """Run directory, made if missing."""
@@ -78,7 +78,7 @@ def parse_training(
 
 
 def train(kind: Kind, options: TrainOptions[Any], *, resume: bool = False) -> None:
-    """Meta-train in `options.directory`."""
+    """Train in `options.directory`."""
     torch.set_num_threads(options.threads)
     kept = with_kept_family(options.settings, options.directory) if resume else options.settings
     kind.check(kept)

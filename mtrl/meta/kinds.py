@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from mtrl.errors import UsageError
-from mtrl.meta.parameters import MetaParams
 from mtrl.meta.reinforcement import (
     ReinforcementConfig,
     build_policy,
@@ -21,6 +20,7 @@ from mtrl.meta.supervised import (
     meta_train_supervised,
 )
 from mtrl.meta.task_source import TrainingTasks
+from mtrl.multitask.config import MultiTaskConfig
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator, torch_generator
 
@@ -35,13 +35,13 @@ class Kind:
         name: on the command line and in the manifest.
         config: the dataclass of its settings.
         check: raises UsageError if settings cannot be carried out, before anything is written.
-        train: meta-trains as the settings say in an open run.
+        train: trains as the settings say in an open run, and returns what it made.
     """
 
     name: str
     config: type[Any]
     check: Callable[[Any], None]
-    train: Callable[[Any, Run], MetaParams]
+    train: Callable[[Any, Run], Any]
 
 
 def check_device(name: str) -> None:
@@ -73,11 +73,27 @@ def _check_reinforcement(config: ReinforcementConfig) -> None:
     build_policy(config, family).initial(torch_generator(config.seed, "initial"))
 
 
+def _check_multitask(config: MultiTaskConfig) -> None:
+    # Stable-Baselines3 takes seconds to import, and the other kinds do without it.
+    from mtrl.multitask.tasks import build_agent, multitask_family, train_tasks, training_env
+
+    check_device(config.device)
+    family = multitask_family(config)
+    build_agent(config, training_env(config, family, train_tasks(config, family)))
+
+
+def _train_multitask(config: MultiTaskConfig, run: Run) -> Any:
+    from mtrl.multitask.training import train_multitask
+
+    return train_multitask(config, run)
+
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("supervised", SupervisedConfig, _check_supervised, meta_train_supervised),
         Kind("rl", ReinforcementConfig, _check_reinforcement, meta_train_reinforcement),
+        Kind("multitask", MultiTaskConfig, _check_multitask, _train_multitask),
     )
 }
 

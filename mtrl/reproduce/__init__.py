@@ -70,7 +70,7 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Calculation(Reproduction):
-    """A table that needs no training: its `builder` makes the files of a `Place`, hence an `Outcome`."""
+    """A table made in its own way: its `builder` makes the files of a `Place`, hence an `Outcome`."""
 
     def _carry_out(self, place: "Place") -> "Outcome":
         outcome: Outcome = self._load()(place)
@@ -124,11 +124,21 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
         )
     }
     | {
+        "aqil": Calculation(
+            "aqil",
+            "Imitation, then deep Q-learning, on cart-pole (Zhang and Agarwal 2020)",
+            "mtrl.reproduce.aqil:aqil_table",
+        ),
+        "lifelong": Calculation(
+            "lifelong",
+            "Bias and guidance in a life without resets (Li 2020)",
+            "mtrl.reproduce.lifelong:lifelong_table",
+        ),
         "minimax-deviation": Calculation(
             "minimax-deviation",
             "Minimax deviation on short samples (Schlesinger and Vodolazskiy 2017)",
             "mtrl.reproduce.minimax_deviation:minimax_deviation_table",
-        )
+        ),
     }
 )
 

@@ -1,0 +1,128 @@
+"""What `mtrl evaluate` prints of a multi-task run, and what its training scripts do."""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtrl.cli import guarded
+from mtrl.commands.train import parse_training
+from mtrl.durable import replace_file
+from mtrl.envs.task import Task
+from mtrl.evaluation.statistics import interval
+from mtrl.meta.kinds import get_kind
+from mtrl.multitask.config import MultiTaskConfig
+from mtrl.multitask.evaluation import TaskScores
+from mtrl.multitask.tasks import task_names
+from mtrl.multitask.trained import load_multitask_run
+from mtrl.runs import Run
+from mtrl.seeding import numpy_generator
+
+__all__ = ["evaluate_multitask", "experiment"]
+
+_EPISODES = 100
+
+
+def experiment(defaults: MultiTaskConfig, arguments: Sequence[str] | None = None) -> int:
+    """Train with `defaults` where options do not say otherwise, and print the return on each task.
+
+    Args:
+        defaults: the settings.
+        arguments: options of `mtrl train multitask`; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: _train_and_evaluate(defaults, given))
+
+
+def _train_and_evaluate(defaults: MultiTaskConfig, arguments: Sequence[str]) -> None:
+    kind = get_kind("multitask")
+    options = parse_training(kind, arguments, Path(sys.argv[0]).name, defaults=defaults)
+    torch.set_num_threads(options.threads)
+    kind.check(options.settings)
+    with Run.open(options.directory, config=options.settings, kind=kind.name) as run:
+        kind.train(options.settings, run)
+    evaluate_multitask(options.directory, device=options.settings.device)
+
+
+def evaluate_multitask(
+    directory: Path,
+    *,
+    episodes: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    output: Path | None = None,
+) -> None:
+    """Print each task's mean return with its 95 % bootstrap interval, and write every return as CSV.
+
+    Raises:
+        UsageError: `directory` holds no multi-task run.
+        CheckpointError: it has no good checkpoint.
+    """
+    trained = load_multitask_run(directory, device=device)
+    count = episodes or _EPISODES
+    scores = trained.scores(count, seed)
+    algorithm = type(trained.config.algorithm).__name__
+    print(
+        f"{directory} ({algorithm}, {trained.step:,} environment steps)\n"
+        f"{trained.family.name}, {len(trained.tasks)} training tasks, {count} episodes of each, "
+        f"seed {seed}\nundiscounted return (higher is better), mean over episodes [95% interval]\n"
+    )
+    print(returns_table(trained.tasks, scores, seed))
+    path = (output or directory) / "evaluation.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, _as_csv(trained.tasks, scores).encode())
+    print(f"\nwritten to {path}", file=sys.stderr)
+
+
+def returns_table(tasks: Sequence[Task], scores: TaskScores, seed: int) -> str:
+    """Return a row for each task, with the parameters in which tasks differ, and one for their mean."""
+    rows = [["task", "mean return", "success", "parameters"]]
+    for name, task, returns, share in zip(
+        task_names(list(tasks)), tasks, scores.returns, scores.successes, strict=True
+    ):
+        rows.append([name, _mean(returns, seed), _percent(share), _differing(task, tasks)])
+    means = scores.returns.mean(1)
+    # The tasks are fixed: only their episodes are a sample.
+    rows.append(
+        ["mean", _mean(scores.returns.mean(0), seed), _percent(scores.successes.mean()), ""]
+    )
+    rows.append(["worst", f"{means.min():.2f}", "", ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _mean(returns: Any, seed: int) -> str:
+    if not np.isfinite(returns).all():
+        return "not finite"
+    return str(interval(returns, numpy_generator(seed, "bootstrap")))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if np.isfinite(share) else "-"
+
+
+def _differing(task: Task, tasks: Sequence[Task]) -> str:
+    shown = []
+    for name, value in task.params.items():
+        if any(other.params[name] != value for other in tasks):
+            values = value if isinstance(value, tuple) else (value,)
+            shown.append(f"{name} {' '.join(f'{number:.4g}' for number in values)}")
+    return ", ".join(shown)
+
+
+def _as_csv(tasks: Sequence[Task], scores: TaskScores) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "id", "episode", "return"])
+    for name, task, row in zip(task_names(list(tasks)), tasks, scores.returns, strict=True):
+        writer.writerows([name, task.id, i, repr(value)] for i, value in enumerate(row.tolist()))
+    return text.getvalue()

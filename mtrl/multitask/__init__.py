@@ -1,0 +1,1 @@
+"""Training one agent on many tasks: settings, the loop, and what it reaches on each task."""
