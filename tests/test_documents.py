@@ -15,6 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from mtrl.cli import COMMANDS
+from mtrl.commands.compare import parse_comparison
 from mtrl.commands.evaluate import EvaluateOptions
 from mtrl.commands.families import FamiliesOptions
 from mtrl.commands.parsing import parse
@@ -70,6 +71,8 @@ def test_a_documented_command_is_understood(page: str, arguments: list[str]) -> 
     assert command in COMMANDS
     if command == "train" and rest[0] != "--resume":
         parse_training(KINDS[rest[0]], rest[1:], "mtrl train")
+    if command == "compare":
+        parse_comparison(rest)
     options: dict[str, Any] = {
         "families": FamiliesOptions,
         "evaluate": EvaluateOptions,

@@ -58,8 +58,7 @@ class PPO:
         """Return the algorithm on `env`, whose policy has the arguments `policy`."""
         from mtrl.agents.multitask.ppo import MultiTaskPPO
 
-        settings = _fields(self, "learning_rate", "final_learning_rate", "share_trunk")
-        settings["learning_rate"] = _schedule(self.learning_rate, self.final_learning_rate)
+        settings = _with_schedule(self, "share_trunk")
         kwargs = {**policy, "share_trunk": self.share_trunk}
         return MultiTaskPPO("MultiTaskPolicy", env, policy_kwargs=kwargs, **settings, **common)
 
@@ -70,6 +69,8 @@ class DQN:
 
     learning_rate: float = 5e-4
     """Step size of Adam."""
+    final_learning_rate: float | None = None
+    """What the step size falls to, linearly over the run; it stays as it is if left out."""
     buffer_size: int = 100_000
     """Transitions in the replay buffer, of all tasks together."""
     learning_starts: int = 1000
@@ -82,6 +83,9 @@ class DQN:
     """Discount."""
     train_freq: int = 4
     """Steps of every environment between two updates."""
+    double: bool = False
+    """Whether targets take the value of the action that the trained network prefers (van Hasselt et al.
+    2016)."""
     gradient_steps: int = 1
     """Gradient steps of an update; -1 for as many as environment steps were taken."""
     target_update_interval: int = 1000
@@ -100,7 +104,7 @@ class DQN:
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "buffer_size", "batch_size", "train_freq")
         check_positive(self, "target_update_interval", "max_grad_norm", "steps_per_round")
-        check_at_least(self, 0, "learning_starts")
+        check_at_least(self, 0, "learning_starts", "final_learning_rate")
         check_at_least(self, -1, "gradient_steps")
         check_fraction(self, "tau", "gamma", "exploration_fraction")
         check_fraction(self, "exploration_initial_eps", "exploration_final_eps")
@@ -110,8 +114,11 @@ class DQN:
     ) -> "BaseAlgorithm":
         """Return the algorithm on `env`, whose policy has the arguments `policy`."""
         from mtrl.agents.multitask.dqn import MultiTaskDQN
+        from mtrl.agents.q_learning import DeepQOptions
 
-        return MultiTaskDQN("MultiTaskPolicy", env, policy_kwargs=policy, **_fields(self), **common)
+        settings = _with_schedule(self, "double")
+        settings["options"] = DeepQOptions(double=self.double)
+        return MultiTaskDQN("MultiTaskPolicy", env, policy_kwargs=policy, **settings, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,8 @@ class SAC:
 
     learning_rate: float = 3e-4
     """Step size of Adam."""
+    final_learning_rate: float | None = None
+    """What the step size falls to, linearly over the run; it stays as it is if left out."""
     buffer_size: int = 100_000
     """Transitions in the replay buffer, of all tasks together."""
     learning_starts: int = 1000
@@ -144,7 +153,7 @@ class SAC:
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "buffer_size", "batch_size", "train_freq")
         check_positive(self, "target_update_interval", "steps_per_round")
-        check_at_least(self, 0, "learning_starts")
+        check_at_least(self, 0, "learning_starts", "final_learning_rate")
         check_at_least(self, -1, "gradient_steps")
         check_fraction(self, "tau", "gamma")
 
@@ -154,12 +163,16 @@ class SAC:
         """Return the algorithm on `env`, whose policy has the arguments `policy`."""
         from mtrl.agents.multitask.sac import MultiTaskSAC
 
-        return MultiTaskSAC("MultiTaskPolicy", env, policy_kwargs=policy, **_fields(self), **common)
+        settings = _with_schedule(self)
+        return MultiTaskSAC("MultiTaskPolicy", env, policy_kwargs=policy, **settings, **common)
 
 
-def _fields(settings: Any, *without: str) -> dict[str, Any]:
-    names = [field.name for field in fields(settings) if field.name not in without]
-    return {name: getattr(settings, name) for name in names}
+def _with_schedule(settings: PPO | DQN | SAC, *without: str) -> dict[str, Any]:
+    """Return the settings under Stable-Baselines3's names."""
+    left_out = ("learning_rate", "final_learning_rate", *without)
+    names = [field.name for field in fields(settings) if field.name not in left_out]
+    rate = _schedule(settings.learning_rate, settings.final_learning_rate)
+    return {name: getattr(settings, name) for name in names} | {"learning_rate": rate}
 
 
 def _schedule(start: float, end: float | None) -> Any:
