@@ -384,8 +384,15 @@ def test_a_run_keeps_its_tasks_though_their_file_changes(tmp_path: Path) -> None
         PPO(
             learning_rate=2e-4, n_steps=16, batch_size=48, ent_coef=0.1, target_kl=0.5, vf_coef=0.3
         ),
-        DQN(learning_rate=2e-4, tau=0.5, buffer_size=77, exploration_final_eps=0.2, train_freq=3),
-        SAC(learning_rate=2e-4, tau=0.5, buffer_size=77, gradient_steps=3, ent_coef=0.3),
+        DQN(
+            final_learning_rate=1e-4,
+            tau=0.5,
+            buffer_size=77,
+            exploration_final_eps=0.2,
+            train_freq=3,
+            double=True,
+        ),
+        SAC(final_learning_rate=1e-4, tau=0.5, buffer_size=77, gradient_steps=3, ent_coef=0.3),
     ],
     ids=["ppo", "dqn", "sac"],
 )
@@ -400,7 +407,11 @@ def test_every_setting_reaches_the_algorithm(algorithm: Any) -> None:
         "clip_range": lambda: agent.clip_range(1),
     }
     seen["share_trunk"] = lambda: agent.policy.share_trunk
-    elsewhere = {"final_learning_rate", "normalise_per_task"}
+    seen["double"] = lambda: agent.options.double
+    elsewhere = {"learning_rate", "final_learning_rate", "normalise_per_task"}
+    end = algorithm.final_learning_rate
+    assert agent.lr_schedule(1) == algorithm.learning_rate
+    assert agent.lr_schedule(0) == (algorithm.learning_rate if end is None else end)
     for field in fields(algorithm):
         if field.name not in elsewhere:
             found = seen.get(field.name, lambda name=field.name: getattr(agent, name))()  # type: ignore[misc]

@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from torch import nn
 
-from mtrl.agents import balancing, networks, policies
+from mtrl.agents import balancing, networks, policies, q_learning
 from mtrl.config import from_dict, to_dict
 from mtrl.errors import CheckpointError, UsageError
 
@@ -124,6 +124,8 @@ def _classes() -> Mapping[str, type]:
     for package in (policies, networks, balancing):
         members = [getattr(package, name) for name in package.__all__]
         found += [part for part in members if isinstance(part, type)]
+    members = [getattr(q_learning, name) for name in q_learning.__all__]
+    found += [part for part in members if isinstance(part, type) and dataclasses.is_dataclass(part)]
     return {cls.__qualname__: cls for cls in (*found, RMSpropTFLike)}
 
 
