@@ -309,7 +309,9 @@ def test_other_files_and_later_versions_are_refused(tmp_path: Path) -> None:
         read_demonstrations(path)
     for header in ({"format": "something"}, {"format": "mtrl-demonstrations", "version": 2}):
         text = json.dumps(header)
-        path.write_bytes(safetensors.save({}, {"header": text, "header_sha256": _sha(text)}))
+        path.write_bytes(
+            safetensors.save({}, {"mtrl": json.dumps({"header": text, "sha256": _sha(text)})})
+        )
         with pytest.raises(MtrlError, match="its format is 'something'|its version is 2"):
             read_demonstrations(path)
 

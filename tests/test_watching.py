@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.testing import assert_close
 
 from mtrl import figures
+from mtrl.agents.balancing import PCGrad
 from mtrl.checkpoint import CheckpointStore
 from mtrl.envs.registry import get_family
 from mtrl.envs.sinusoid import Sinusoid
@@ -43,6 +44,9 @@ from mtrl.meta.watching import (
     trajectories_picture,
 )
 from mtrl.metrics import read_metrics
+from mtrl.multitask.algorithms import DQN, PPO, SAC
+from mtrl.multitask.config import MultiTaskConfig, ObjectiveConfig
+from mtrl.multitask.training import train_multitask
 from mtrl.nets import MLP
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator, torch_generator
@@ -71,6 +75,21 @@ REINFORCEMENT = ReinforcementConfig(
     evaluate_every=2,
     test_tasks=5,
     test_steps=2,
+)
+SMALL = MultiTaskConfig(
+    tasks=2, envs_per_task=1, log_every=100, evaluate_every=200, eval_episodes=1
+)
+WAITING = {"learning_starts": 100, "batch_size": 12, "steps_per_round": 90}
+MULTITASK = (
+    replace(
+        SMALL,
+        algorithm=PPO(n_steps=32, batch_size=32, n_epochs=1),
+        balancer=PCGrad(),
+        objective=ObjectiveConfig(objective="worst-return"),
+        total_steps=400,
+    ),
+    replace(SMALL, algorithm=DQN(**WAITING), total_steps=400),
+    replace(SMALL, family="pendulum", algorithm=SAC(**WAITING), total_steps=600),
 )
 BOTH = pytest.mark.parametrize("name", ["supervised", "rl"])
 
@@ -119,16 +138,26 @@ def test_curves_of_tensorboard_and_the_metrics_file_are_the_same(runs: Path, nam
     assert set(events.Tags()["scalars"]) == scalars
 
 
-def test_every_declared_tag_is_logged_by_one_of_the_loops(runs: Path) -> None:
+def test_every_declared_tag_is_logged_by_one_of_the_loops(runs: Path, tmp_path: Path) -> None:
+    directories = [runs / "supervised", runs / "rl"]
+    for index, config in enumerate(MULTITASK):
+        directories.append(tmp_path / str(index))
+        with Run.open(directories[-1], config=config, kind="multitask") as run:
+            train_multitask(config, run)
     logged = [
         tag
-        for name in ("supervised", "rl")
+        for directory in directories
         for kind in ("scalars", "images", "histograms")
-        for tag in read(runs / name).Tags()[kind]
+        for tag in read(directory).Tags()[kind]
     ]
-    silent = [tag.pattern for tag in TAGS if not any(map(tag.matches, logged))]
-    # Episodes as animations belong to families that render.
-    assert silent == ["videos/{name}"]
+    silent = {tag.pattern for tag in TAGS if not any(map(tag.matches, logged))}
+    # Episodes as animations belong to families that render, successes to those that report them.
+    # What a Q-network takes from an expert is logged in tests/test_reproduce_aqil.py.
+    assert {pattern for pattern in silent if not pattern.startswith("q_imitation/")} == {
+        "videos/{name}",
+        "multitask/success/{task}",
+        "eval/success/{task}",
+    }
 
 
 @BOTH

@@ -25,6 +25,7 @@ __all__ = ["FORMAT", "VERSION", "read_demonstrations", "write_demonstrations"]
 
 FORMAT = "mtrl-demonstrations"
 VERSION = 1
+_ENVELOPE = "mtrl"
 _NAMES = (*ARRAYS, "ends")
 # A header has a few lines per array and the bounds of two spaces.
 _HEADER_LIMIT = 2**24
@@ -45,7 +46,9 @@ def write_demonstrations(demonstrations: Demonstrations, path: Path | str) -> No
         "sha256": {name: _array_digest(array) for name, array in arrays.items()},
     }
     text = json.dumps(header, sort_keys=True)
-    metadata = {"header": text, "header_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    # One entry: safetensors writes several in an order that changes from process to process.
+    envelope = {"header": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    metadata = {_ENVELOPE: json.dumps(envelope, sort_keys=True)}
     replace_file(Path(path), safetensors.save(arrays, metadata))
 
 
@@ -96,12 +99,13 @@ def _header(path: Path, data: bytes) -> dict[str, Any]:
         raise MtrlError(f"{path}: cut off, or not a safetensors file; record it again")
     try:
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-        text = metadata["header"]
+        envelope = json.loads(metadata[_ENVELOPE])
+        text = envelope["header"]
         header = json.loads(text)
         problem = "" if header["format"] == FORMAT else f"its format is {header['format']!r}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MtrlError(f"{path}: no demonstrations of this format ({error!r})") from error
-    if not problem and hashlib.sha256(text.encode()).hexdigest() != metadata.get("header_sha256"):
+    if not problem and hashlib.sha256(text.encode()).hexdigest() != envelope.get("sha256"):
         problem = "its header is damaged, the SHA-256 differs"
     if not problem and header.get("version") != VERSION:
         problem = f"its version is {header.get('version')!r}, this mtrl reads {VERSION}"

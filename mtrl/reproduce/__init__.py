@@ -139,6 +139,11 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
             "Minimax deviation on short samples (Schlesinger and Vodolazskiy 2017)",
             "mtrl.reproduce.minimax_deviation:minimax_deviation_table",
         ),
+        "worst-regret": Calculation(
+            "worst-regret",
+            "Worst regret against mean return on cart-poles of which one is hard",
+            "mtrl.reproduce.worst_regret:worst_regret_table",
+        ),
     }
 )
 
