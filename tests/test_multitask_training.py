@@ -33,6 +33,7 @@ from mtrl.envs.registry import get_family
 from mtrl.errors import CheckpointError, UsageError
 from mtrl.interrupts import Interrupted
 from mtrl.meta import watching
+from mtrl.meta.kinds import KINDS
 from mtrl.metrics import read_metrics
 from mtrl.multitask.algorithms import DQN, PPO, SAC
 from mtrl.multitask.config import MultiTaskConfig, ObjectiveConfig
@@ -431,6 +432,18 @@ def test_settings_go_through_toml_and_contradictions_are_refused() -> None:
         replace(Q_LEARNING, scale_rewards=True)
     with pytest.raises(UsageError, match="envs_per_task must be at least 1"):
         replace(SMALL, envs_per_task=0)
+    for config, problem in (
+        (
+            replace(SOFT, family="cartpole"),
+            "actions are Discrete.2. and MultiTaskSAC .* for Box only",
+        ),
+        (
+            replace(Q_LEARNING, family="pendulum"),
+            "actions are Box.* and MultiTaskDQN .* for Discrete",
+        ),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            KINDS["multitask"].check(config)
     with pytest.raises(UsageError, match="has no environments"):
         multitask_family(replace(SMALL, family="sinusoid"))
 

@@ -1,7 +1,8 @@
 """What the algorithms for many tasks have in common, whatever Stable-Baselines3 calls their rest."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -34,9 +35,12 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         task_names: of the tasks.
 
     Raises:
-        UsageError: `env` is no such environment, tasks of environment, policy and objective that
+        UsageError: `env` is no such environment, actions that the algorithm is not for, tasks of environment, policy and objective that
             differ, or an objective with a policy that has no task weights.
     """
+
+    acts_in: ClassVar[tuple[type[gym.Space[Any]], ...]] = (gym.Space,)
+    """The kinds of action space that the algorithm is defined for."""
 
     def __init__(
         self,
@@ -49,6 +53,12 @@ class MultiTaskAlgorithm(BaseAlgorithm):
         self.task_names: tuple[str, ...] = ()
         if env is not None:
             own = find_multi_task_env(env)
+            if not isinstance(own.action_space, self.acts_in):
+                kinds = " or ".join(kind.__name__ for kind in self.acts_in)
+                raise UsageError(
+                    f"actions are {own.action_space} and {type(self).__name__} is defined for {kinds} "
+                    "only; choose another algorithm or another family"
+                )
             self.task_names = own.names
             self._task_weights = TaskWeights(own.names, objective)
             settings = self._with_tasks(policy, settings)

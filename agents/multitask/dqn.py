@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import gymnasium as gym
 from stable_baselines3.common.policies import BasePolicy
 
 from mtrl.agents.multitask.off_policy import MultiTaskOffPolicyAlgorithm
@@ -21,6 +22,7 @@ class MultiTaskDQN(MultiTaskOffPolicyAlgorithm, DeepQ):
     `MultiTaskOffPolicyAlgorithm`, whose settings are `DeepQ`'s; "MultiTaskPolicy" is `MultiTaskQPolicy`.
     """
 
+    acts_in = (gym.spaces.Discrete,)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **DeepQ.policy_aliases,
         "MultiTaskPolicy": MultiTaskQPolicy,

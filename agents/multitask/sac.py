@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import gymnasium as gym
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
@@ -52,6 +53,7 @@ class MultiTaskSAC(MultiTaskOffPolicyAlgorithm, SAC):
         UsageError: see `MultiTaskOffPolicyAlgorithm`; or a policy of another kind.
     """
 
+    acts_in = (gym.spaces.Box,)
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **SAC.policy_aliases,
         "MultiTaskPolicy": MultiTaskSACPolicy,
