@@ -45,7 +45,6 @@ from mtrl.agents.incremental.agem import projected
 from mtrl.agents.incremental.cloning import divergence
 from mtrl.agents.incremental.hooks import UpdateHooks
 from mtrl.agents.incremental.importance import fisher
-from mtrl.agents.incremental.memory import draw
 from mtrl.agents.incremental.packnet import prune
 from mtrl.agents.incremental.switch import switch_task
 from mtrl.agents.networks import MixtureOfExperts, NetworkConfig, OneHot, PerTask, Shared, TaskInput
@@ -322,7 +321,7 @@ def test_no_step_raises_the_memory_loss_to_first_order(make: Any) -> None:
     moved(agent)
     optimizer = agent.policy.optimizer
     parts = [part for group in optimizer.param_groups for part in group["params"]]
-    method._chance.manual_seed(9)
+    method.memory._chance.manual_seed(9)
     reference = torch.autograd.grad(method.memory_loss(drawn(method)), parts, allow_unused=True)
     flat = flattened(parts, reference)
     chance = torch.Generator().manual_seed(1)
@@ -332,7 +331,7 @@ def test_no_step_raises_the_memory_loss_to_first_order(make: Any) -> None:
         for part in parts:
             part.grad = own[place : place + part.numel()].view_as(part).clone()
             place += part.numel()
-        method._chance.manual_seed(9)
+        method.memory._chance.manual_seed(9)
         method._project()
         after = torch.cat([part.grad.flatten() for part in parts])
         agreement = float(after @ flat) / float(flat @ flat)
@@ -343,7 +342,7 @@ def test_no_step_raises_the_memory_loss_to_first_order(make: Any) -> None:
 
 
 def drawn(method: Any) -> Any:
-    return draw(method._rows, method.settings.batch_size, method._chance)
+    return method.memory.draw(method.settings.batch_size)
 
 
 def flattened(parts: Any, gradients: Any) -> Tensor:
@@ -357,7 +356,7 @@ def test_the_memory_loss_is_that_of_the_algorithm() -> None:
     agent, method = trained(dqn, AGEM(memory_per_task=1000))
     buffer, rows = agent.replay_buffer, np.arange(agent.replay_buffer.counts[0])
     expected = agent.loss_terms(ReplayBatch.of(buffer._gather(rows, None))).total
-    assert_close(method.memory_loss(method._rows), expected)
+    assert_close(method.memory_loss(method.memory.rows), expected)
 
 
 # Cloning
@@ -378,7 +377,7 @@ def test_cloning_adds_the_gradient_of_divergence_and_squared_error() -> None:
     how = BehaviourCloningReplay(policy_coefficient=3.0, value_coefficient=0.7, memory_per_task=9)
     agent, method = trained(ppo, how)
     moved(agent)
-    (memory,) = method.memory
+    (memory,) = method.memory.stages
     observations = memory["observations"]
     assert len(observations) == 9
     old = Categorical(logits=memory["outputs"])
@@ -388,9 +387,9 @@ def test_cloning_adds_the_gradient_of_divergence_and_squared_error() -> None:
     loss = loss + 0.7 * (values - memory["values"]).square().mean()
     assert_close(method.cloning_loss(memory), loss)
     parts = [part for group in agent.policy.optimizer.param_groups for part in group["params"]]
-    method._chance.manual_seed(4)
+    method.memory._chance.manual_seed(4)
     expected = torch.autograd.grad(method.cloning_loss(drawn(method)), parts, allow_unused=True)
-    method._chance.manual_seed(4)
+    method.memory._chance.manual_seed(4)
     agent.policy.optimizer.zero_grad()
     assert_close(flattened(parts, [part.grad for part in parts]), flattened(parts, expected))
     assert flattened(parts, expected).norm() > 1e-3
@@ -399,7 +398,7 @@ def test_cloning_adds_the_gradient_of_divergence_and_squared_error() -> None:
 def test_of_dqn_values_are_cloned_and_of_sac_the_actor() -> None:
     agent, method = trained(dqn, BehaviourCloningReplay(value_coefficient=0.5))
     moved(agent)
-    (memory,) = method.memory
+    (memory,) = method.memory.stages
     error = agent.q_net(memory["observations"]) - memory["outputs"]
     assert_close(method.cloning_loss(memory), 0.5 * error.square().mean())
     other = sac()
@@ -407,7 +406,7 @@ def test_of_dqn_values_are_cloned_and_of_sac_the_actor() -> None:
     run.run(stages=1)
     moved(other)
     clone: Any = run.method
-    (memory,) = clone.memory
+    (memory,) = clone.memory.stages
     mean, log_std, _ = other.actor.get_action_dist_params(memory["observations"])
     new = Independent(Normal(mean, log_std.exp()), 1)
     told = memory["outputs"].chunk(2, 1)

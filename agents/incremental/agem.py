@@ -17,7 +17,7 @@ from mtrl.agents.incremental.acting import (
     unbalanced,
 )
 from mtrl.agents.incremental.hooks import UpdateHooks
-from mtrl.agents.incremental.memory import Columns, at_rows, concatenated, draw
+from mtrl.agents.incremental.memory import Columns, RehearsalMemory, at_rows
 from mtrl.agents.incremental.method import Method, MethodSettings, refuse
 from mtrl.agents.policies import MultiTaskActorCriticPolicy
 from mtrl.agents.q_learning.batch import ReplayBatch
@@ -94,9 +94,7 @@ class GradientMemory(Method):
                 "apart; use BehaviourCloningReplay",
             )
         self.settings = settings
-        self.memory: list[Columns] = []
-        self._rows: Columns = {}
-        self._chance = torch_generator(seed, "memory batches")
+        self.memory = RehearsalMemory(agent.device, torch_generator(seed, "memory batches"))
         self._hooks = UpdateHooks(acting_optimizer(agent))
         self._hooks.before_step(self._project)
 
@@ -108,7 +106,7 @@ class GradientMemory(Method):
     def _project(self) -> None:
         if not self.memory:
             return
-        batch = draw(self._rows, self.settings.batch_size, self._chance)
+        batch = self.memory.draw(self.settings.batch_size)
         groups = acting_optimizer(self.agent).param_groups
         moved = [part for group in groups for part in group["params"] if part.grad is not None]
         with torch.enable_grad(), unbalanced(self.agent.policy):
@@ -129,18 +127,14 @@ class GradientMemory(Method):
         rows = draw_rows(self.agent, self.sequence[stage], count, chance)
         names = _STEPS if self.on_policy else _TRANSITIONS
         self.memory.append(at_rows(self.agent, names, rows))
-        self._rows = concatenated(self.memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the memory, and where its chance is."""
-        return {"memory": list(self.memory), "chance": self._chance.get_state()}
+        """Return the memory."""
+        return self.memory.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them."""
-        device = self.agent.device
-        self.memory = [{n: c.to(device) for n, c in each.items()} for each in state["memory"]]
-        self._rows = concatenated(self.memory)
-        self._chance.set_state(state["chance"])
+        """Take it."""
+        self.memory.load_state_dict(state)
 
     def close(self) -> None:
         """Project no more."""

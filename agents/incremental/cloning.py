@@ -18,7 +18,7 @@ from mtrl.agents.incremental.acting import (
     unbalanced,
 )
 from mtrl.agents.incremental.hooks import UpdateHooks, add_gradient
-from mtrl.agents.incremental.memory import Columns, at_rows, concatenated, draw
+from mtrl.agents.incremental.memory import Columns, RehearsalMemory, at_rows
 from mtrl.agents.incremental.method import Method, MethodSettings
 from mtrl.agents.policies import MultiTaskActorCriticPolicy, MultiTaskSACPolicy
 from mtrl.config import check_at_least, check_positive
@@ -101,9 +101,7 @@ class Cloning(Method):
         super().__init__(agent, sequence, seed)
         self.settings = settings
         self.network: ActingNetwork = acting_network(agent)
-        self.memory: list[Columns] = []
-        self._rows: Columns = {}
-        self._chance = torch_generator(seed, "cloning batches")
+        self.memory = RehearsalMemory(agent.device, torch_generator(seed, "cloning batches"))
         self._hooks = [self._hooked(acting_optimizer(agent), self.cloning_loss)]
         if isinstance(agent.policy, MultiTaskSACPolicy) and settings.value_coefficient > 0:
             critics: Any = agent.policy.critic
@@ -151,7 +149,7 @@ class Cloning(Method):
         return values.squeeze(1)
 
     def _add(self, optimizer: torch.optim.Optimizer, loss: Callable[[Columns], Tensor]) -> None:
-        batch = draw(self._rows, self.settings.batch_size, self._chance)
+        batch = self.memory.draw(self.settings.batch_size)
         groups = optimizer.param_groups
         moved = [part for group in groups for part in group["params"] if part.requires_grad]
         with torch.enable_grad(), unbalanced(self.agent.policy):
@@ -175,18 +173,14 @@ class Cloning(Method):
                 kept |= at_rows(self.agent, ("actions",), rows)
                 kept["values"] = self._critics(kept["observations"], kept["actions"])
         self.memory.append(kept)
-        self._rows = concatenated(self.memory)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the memory, and where its chance is."""
-        return {"memory": list(self.memory), "chance": self._chance.get_state()}
+        """Return the memory."""
+        return self.memory.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them."""
-        device = self.agent.device
-        self.memory = [{n: c.to(device) for n, c in each.items()} for each in state["memory"]]
-        self._rows = concatenated(self.memory)
-        self._chance.set_state(state["chance"])
+        """Take it."""
+        self.memory.load_state_dict(state)
 
     def close(self) -> None:
         """Clone no more."""

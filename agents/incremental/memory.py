@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-__all__ = ["Columns", "at_rows", "concatenated", "draw", "observations_at"]
+__all__ = ["Columns", "RehearsalMemory", "at_rows", "observations_at"]
 
 Columns = dict[str, Tensor]
 """Columns by name, all with as many rows."""
@@ -31,15 +31,49 @@ def observations_at(agent: BaseAlgorithm, rows: NDArray[np.int64]) -> Tensor:
     return at_rows(agent, ("observations",), rows)["observations"]
 
 
-def concatenated(memories: list[Columns]) -> Columns:
-    """Return all rows of several memories, nothing of none."""
-    if not memories:
-        return {}
-    return {name: torch.cat([each[name] for each in memories]) for name in memories[0]}
+class RehearsalMemory:
+    """Rows remembered of each finished stage, and batches drawn from all of them alike.
 
+    False while nothing is remembered.
 
-def draw(memory: Columns, count: int, generator: torch.Generator) -> Columns:
-    """Return `count` rows of a memory, drawn with replacement."""
-    length = len(next(iter(memory.values())))
-    chosen = torch.randint(length, (count,), generator=generator)
-    return {name: column[chosen.to(column.device)] for name, column in memory.items()}
+    Args:
+        device: where batches are wanted.
+        chance: what they are drawn from.
+
+    Attributes:
+        stages: the columns of each stage.
+        rows: those of all stages, one after another.
+    """
+
+    def __init__(self, device: torch.device, chance: torch.Generator) -> None:
+        self._device, self._chance = device, chance
+        self._remember([])
+
+    def __bool__(self) -> bool:
+        return bool(self.stages)
+
+    def append(self, columns: Columns) -> None:
+        """Remember the rows of one more stage."""
+        self._remember([*self.stages, columns])
+
+    def draw(self, count: int) -> Columns:
+        """Return `count` rows, drawn with replacement."""
+        length = len(next(iter(self.rows.values())))
+        chosen = torch.randint(length, (count,), generator=self._chance).to(self._device)
+        return {name: column[chosen] for name, column in self.rows.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the memory, and where its chance is."""
+        return {"memory": list(self.stages), "chance": self._chance.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them."""
+        self._remember(
+            [{n: c.to(self._device) for n, c in each.items()} for each in state["memory"]]
+        )
+        self._chance.set_state(state["chance"])
+
+    def _remember(self, stages: list[Columns]) -> None:
+        self.stages = stages
+        names = stages[0] if stages else ()
+        self.rows = {name: torch.cat([each[name] for each in stages]) for name in names}
