@@ -22,7 +22,7 @@ from counting_family import task as counted
 from numpy.testing import assert_allclose, assert_array_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtrl.agents.balancing import PCGrad
+from mtrl.agents.balancing import FAMO, GradNorm, NashMTL, PCGrad
 from mtrl.agents.multitask.env import TaskFailedWarning
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
 from mtrl.checkpoint import CheckpointStore
@@ -66,7 +66,7 @@ ON_POLICY = replace(
     total_steps=800,
 )
 REPLAYED = DQN(learning_starts=100, buffer_size=300, batch_size=12, steps_per_round=90)
-Q_LEARNING = replace(SMALL, algorithm=REPLAYED, total_steps=700)
+Q_LEARNING = replace(SMALL, algorithm=REPLAYED, scale_rewards=True, total_steps=700)
 SOFT = replace(
     SMALL,
     family="pendulum",
@@ -428,8 +428,10 @@ def test_every_setting_reaches_the_algorithm(algorithm: Any) -> None:
 def test_settings_go_through_toml_and_contradictions_are_refused() -> None:
     for config in (ON_POLICY, Q_LEARNING, SOFT):
         assert from_dict(MultiTaskConfig, to_dict(config)) == config
-    with pytest.raises(UsageError, match="scale_rewards is on"):
-        replace(Q_LEARNING, scale_rewards=True)
+    for balancer in (GradNorm(), NashMTL(), FAMO()):
+        assert replace(SMALL, balancer=balancer).balancer == balancer
+        with pytest.raises(UsageError, match=r"balancer is .*levels .* objective worst-return"):
+            replace(ON_POLICY, balancer=balancer)
     with pytest.raises(UsageError, match="envs_per_task must be at least 1"):
         replace(SMALL, envs_per_task=0)
     for config, problem in (

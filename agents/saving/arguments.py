@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 from torch import nn
 
 from mtrl.agents import balancing, networks, policies, q_learning
+from mtrl.agents.multitask.statistics import RewardScaling
 from mtrl.config import from_dict, to_dict
 from mtrl.errors import CheckpointError, UsageError
 
@@ -126,7 +127,7 @@ def _classes() -> Mapping[str, type]:
         found += [part for part in members if isinstance(part, type)]
     members = [getattr(q_learning, name) for name in q_learning.__all__]
     found += [part for part in members if isinstance(part, type) and dataclasses.is_dataclass(part)]
-    return {cls.__qualname__: cls for cls in (*found, RMSpropTFLike)}
+    return {cls.__qualname__: cls for cls in (*found, RMSpropTFLike, RewardScaling)}
 
 
 def _written(value: Any) -> Any:

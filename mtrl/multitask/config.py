@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtrl.agents.balancing import BalancerConfig, Sum
+from mtrl.agents.balancing import FAMO, BalancerConfig, GradNorm, NashMTL, Sum
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
 from mtrl.agents.objectives import Objective
 from mtrl.config import check_at_least, check_positive
@@ -55,7 +55,7 @@ class MultiTaskConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the tasks are trained for."""
     scale_rewards: bool = False
-    """Whether each task's rewards are divided by the deviation of its discounted returns (PPO)."""
+    """Whether each task's rewards are divided by the deviation of its discounted returns."""
     envs_per_task: int = 4
     """Environments that play each task side by side."""
     total_steps: int = 200_000
@@ -77,8 +77,13 @@ class MultiTaskConfig:
         check_positive(self, "tasks", "envs_per_task", "total_steps", "log_every")
         check_positive(self, "evaluate_every", "eval_episodes", "checkpoint_every")
         check_at_least(self, 0, "seed")
-        if self.scale_rewards and not isinstance(self.algorithm, PPO):
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        objective = self.objective.objective
+        if objective != "mean-return" and isinstance(self.balancer, GradNorm | NashMTL | FAMO):
             raise UsageError(
-                "scale_rewards is on, but what is replayed would have been scaled at different times "
-                "by different numbers; turn it off, or train with PPO"
+                f"balancer is {type(self.balancer).__name__}, which levels the tasks' gradients again "
+                f"that the objective {objective} has weighed; choose sum, pc-grad, ca-grad or up-grad, "
+                "or the objective mean-return"
             )

@@ -13,6 +13,7 @@ from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task
 from mtrl.errors import UsageError
 from mtrl.meta.task_source import read_tasks
+from mtrl.multitask.algorithms import PPO
 from mtrl.multitask.config import MultiTaskConfig
 from mtrl.seeding import numpy_generator
 
@@ -104,8 +105,14 @@ def multitask_env(
 
 def training_env(config: MultiTaskConfig, family: TaskFamily, tasks: list[Task]) -> MultiTaskVecEnv:
     """Return the environments that `config` trains in; the agent seeds them."""
-    scaling = RewardScaling(discount=config.algorithm.gamma) if config.scale_rewards else None
+    # What is replayed is scaled as it is drawn: scaled here, it would be so at different times by
+    # different numbers.
+    scaling = _reward_scaling(config) if isinstance(config.algorithm, PPO) else None
     return multitask_env(family, tasks, config.envs_per_task, scaling=scaling)
+
+
+def _reward_scaling(config: MultiTaskConfig) -> RewardScaling | None:
+    return RewardScaling(discount=config.algorithm.gamma) if config.scale_rewards else None
 
 
 def build_agent(config: MultiTaskConfig, env: MultiTaskVecEnv) -> MultiTaskAlgorithm:
@@ -125,8 +132,9 @@ def build_agent(config: MultiTaskConfig, env: MultiTaskVecEnv) -> MultiTaskAlgor
             random=kind.random or None,
         )
     policy = {"network": config.network, "balancer": config.balancer}
-    agent = config.algorithm.build(
-        env, policy, objective=objective, seed=config.seed, device=config.device
-    )
+    common: dict[str, Any] = {"objective": objective, "seed": config.seed, "device": config.device}
+    if not isinstance(config.algorithm, PPO):
+        common["reward_scaling"] = _reward_scaling(config)
+    agent = config.algorithm.build(env, policy, **common)
     assert isinstance(agent, MultiTaskAlgorithm)
     return agent
