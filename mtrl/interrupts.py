@@ -7,14 +7,17 @@ SIGTERM.
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from mtrl.errors import MtrlError
 
-__all__ = ["Interrupted", "Interrupts"]
+__all__ = ["Interrupted", "Interrupts", "terminate_after"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 10.0
 
 
 class Interrupted(MtrlError):
@@ -56,3 +59,19 @@ class Interrupts:
             # No clean-up: that may be what hangs, and a run survives a kill at any instant anyway.
             os._exit(128 + number)
         self.signal_number = number
+
+
+def terminate_after(wait: Callable[[], object]) -> None:
+    """End this process once `wait` returns, as SIGTERM does, or after ten seconds without saving.
+
+    For a process that works for another: `wait` returns when that one has died.
+    """
+
+    def run() -> None:
+        wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        # A step or a compilation may take long; a run survives a kill at any instant.
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=run, daemon=True).start()

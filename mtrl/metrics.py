@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mtrl.durable import replace_file, reporting
 from mtrl.errors import MtrlError
 
-__all__ = ["MetricsFile", "Series", "read_metrics"]
+__all__ = ["MetricsFile", "Series", "logged_seconds", "read_metrics"]
 
 HEADER = b"step,tag,value\n"
 
@@ -94,3 +94,21 @@ def read_metrics(path: Path | str) -> dict[str, Series]:
         except ValueError as error:
             raise MtrlError(f"{path}, line {number}: {error}") from error
     return series
+
+
+def logged_seconds(path: Path, tag: str) -> float:
+    """Return the time that a run took, over all sessions, from its speeds in steps per second.
+
+    Args:
+        path: the file.
+        tag: of a speed, each since the point before.
+
+    Raises:
+        MtrlError: the file cannot be read.
+    """
+    speeds = read_metrics(path)[tag]
+    starts = [0, *speeds.steps[:-1]]
+    return sum(
+        (step - start) / speed
+        for start, step, speed in zip(starts, speeds.steps, speeds.values, strict=True)
+    )

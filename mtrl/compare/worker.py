@@ -1,10 +1,8 @@
 """One training of a comparison and its final evaluation, in a process that was made for it."""
 
 import os
-import signal
 import sys
-import threading
-import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,14 +12,13 @@ from mtrl.cli import guarded
 from mtrl.compare.playing import RandomAgent, final_returns
 from mtrl.compare.trainings import Scores, Training
 from mtrl.durable import replace_file
-from mtrl.metrics import read_metrics
+from mtrl.interrupts import terminate_after
+from mtrl.metrics import logged_seconds
 from mtrl.multitask.trained import load_multitask_run
 from mtrl.multitask.training import train_multitask
 from mtrl.runs import MANIFEST, TIMINGS, Run
 
 __all__ = ["train_and_play", "work"]
-
-_GRACE_SECONDS = 10.0
 
 
 def work(training: Training, commit: str, log: Path, wanted: "Connection[None, None]") -> None:
@@ -37,7 +34,7 @@ def work(training: Training, commit: str, log: Path, wanted: "Connection[None, N
     os.setsid()
     with open(log, "wb") as errors:
         os.dup2(errors.fileno(), 2)
-    threading.Thread(target=_stop_when_unwanted, args=(wanted,), daemon=True).start()
+    terminate_after(lambda: _until_unwanted(wanted))
     torch.set_num_threads(1)
     sys.exit(guarded(lambda: train_and_play(training, commit)))
 
@@ -57,27 +54,12 @@ def train_and_play(training: Training, commit: str) -> None:
         returns=final_returns(trained.agent, family, tasks, episodes),
         random=random,
         steps=trained.step,
-        seconds=_seconds(directory),
+        seconds=logged_seconds(directory / TIMINGS, "time/env_steps_per_second"),
         commit=commit,
     )
     replace_file(training.scores_file, scores.to_json(tasks).encode())
 
 
-def _seconds(directory: Path) -> float:
-    """Return the time that training took, over all sessions, from the speeds that the run logged."""
-    speeds = read_metrics(directory / TIMINGS)["time/env_steps_per_second"]
-    starts = [0, *speeds.steps[:-1]]
-    return sum(
-        (step - start) / speed
-        for start, step, speed in zip(starts, speeds.steps, speeds.values, strict=True)
-    )
-
-
-def _stop_when_unwanted(wanted: "Connection[None, None]") -> None:
-    try:
+def _until_unwanted(wanted: "Connection[None, None]") -> None:
+    with suppress(EOFError):
         wanted.recv()
-    except EOFError:
-        os.kill(os.getpid(), signal.SIGTERM)
-        # A rollout may take long; a run survives a kill at any instant.
-        time.sleep(_GRACE_SECONDS)
-        os._exit(128 + signal.SIGTERM)

@@ -24,7 +24,7 @@ from mtrl.config import to_dict
 from mtrl.errors import MtrlError
 from mtrl.interrupts import Interrupted, Interrupts
 from mtrl.meta.kinds import KINDS
-from mtrl.metrics import read_metrics
+from mtrl.metrics import logged_seconds
 from mtrl.reproduce.experiment import Config
 from mtrl.runs import CHECKPOINTS, TIMINGS
 
@@ -82,12 +82,7 @@ class Training:
     @property
     def seconds(self) -> float:
         """Time that the iterations took, over all sessions, from the speeds that the run logged."""
-        speeds = read_metrics(self.directory / TIMINGS)["time/iterations_per_second"]
-        starts = [0, *speeds.steps[:-1]]
-        return sum(
-            (step - start) / speed
-            for start, step, speed in zip(starts, speeds.steps, speeds.values, strict=True)
-        )
+        return logged_seconds(self.directory / TIMINGS, "time/iterations_per_second")
 
 
 def train_all(trainings: Sequence[Training], processes: int) -> None:

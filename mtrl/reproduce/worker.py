@@ -5,11 +5,7 @@ written to: it ends when the process that wants the training dies, and then so d
 """
 
 import json
-import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +13,17 @@ import torch
 
 from mtrl.cli import guarded
 from mtrl.config import from_dict
+from mtrl.interrupts import terminate_after
 from mtrl.meta.kinds import get_kind
 from mtrl.runs import MANIFEST, Run
 
 __all__ = ["main"]
 
-GRACE_SECONDS = 10.0
-
 
 def main() -> None:
     """Train as the request says, continuing what is in the directory."""
     request = json.loads(sys.argv[1])
-    threading.Thread(target=_stop_when_unwanted, daemon=True).start()
+    terminate_after(sys.stdin.read)
     torch.set_num_threads(1)
     kind = get_kind(request["kind"])
     config: Any = from_dict(kind.config, request["config"])
@@ -36,14 +31,6 @@ def main() -> None:
     resume = (directory / MANIFEST).exists()
     with Run.open(directory, config=config, kind=kind.name, resume=resume) as run:
         kind.train(config, run)
-
-
-def _stop_when_unwanted() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    # A step or a compilation may take long; a run survives a kill at any instant.
-    time.sleep(GRACE_SECONDS)
-    os._exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":
