@@ -36,7 +36,8 @@ def _weight(
 
 _NARROW = 128
 """Outputs of all groups together up to which all are computed and one group's picked. Such a layer
-moves more memory than it multiplies: sorting samples into blocks takes three to five times as long."""
+moves more memory than it multiplies, and sorting samples into blocks moves yet more
+(`scripts/benchmark_heads.py`)."""
 
 
 class Affine(nn.Module):
@@ -82,13 +83,21 @@ class Affine(nn.Module):
     def chosen(self, inputs: Tensor, index: Tensor) -> Tensor:
         """Map each sample (batch, inputs) by the group that `index` (batch,) names.
 
-        One batched product of blocks (see `blocks`): at most twice the arithmetic of one group on the
-        batch, however many groups there are and however unequal their shares. Groups with at most 128
-        outputs together are all computed, and one picked, which is faster.
+        At most twice the arithmetic of one group on the batch, however many groups there are and however
+        unequal their shares; but where the groups have at most 128 outputs together all are computed
+        and one is picked, which is faster.
         """
         if self.groups * self.outputs <= _NARROW:
-            picked = index.view(-1, 1, 1).expand(-1, 1, self.outputs)
-            return self.of_one(inputs).gather(1, picked).squeeze(1)
+            return self.picked(inputs, index)
+        return self.in_blocks(inputs, index)
+
+    def picked(self, inputs: Tensor, index: Tensor) -> Tensor:
+        """Do what `chosen` does by computing all groups for every sample."""
+        place = index.view(-1, 1, 1).expand(-1, 1, self.outputs)
+        return self.of_one(inputs).gather(1, place).squeeze(1)
+
+    def in_blocks(self, inputs: Tensor, index: Tensor) -> Tensor:
+        """Do what `chosen` does by one batched product of blocks (see `blocks`)."""
         slots, owners, length = blocks(index, self.groups)
         # embedding, because its gradient on a GPU does not depend on the order of atomic additions.
         weight = nn.functional.embedding(owners, self.weight.flatten(1))
