@@ -31,6 +31,7 @@ from mtrl.agents.multitask.statistics import RewardScaling
 from mtrl.agents.networks import MLP, NetworkConfig, Shared, TaskParameters, TaskSpec
 from mtrl.agents.objectives import TaskObjective
 from mtrl.agents.policies import MultiTaskQPolicy
+from mtrl.agents.q_learning.n_step import NO_STEP
 from mtrl.errors import UsageError
 
 SETTINGS: dict[str, Any] = {"learning_rate": 0.01, "gamma": 0.9, "batch_size": 32}
@@ -266,6 +267,25 @@ def test_another_buffer_is_used_as_given() -> None:
     agent.learn(60)
 
 
+def test_returns_of_several_steps_are_the_buffers() -> None:
+    agent = tiny_dqn(n_steps=3, gamma=0.9)
+    buffer = agent.replay_buffer
+    assert isinstance(buffer, MultiTaskReplayBuffer)
+    assert (buffer.n_steps, buffer.gamma) == (3, 0.9)
+    agent.learn(60)
+    drawn = buffer.sample(64)
+    assert drawn.discounts is not None
+    lengths = {0.9: 1.0, 0.9**2: 1.9, 0.9**3: 2.71}
+    for discount, rewards in zip(drawn.discounts[:, 0], drawn.rewards[:, 0], strict=True):
+        # Cart-pole gives 1 in every step.
+        assert rewards == pytest.approx(lengths[min(lengths, key=lambda x: abs(x - discount))])
+    going_on = buffer.newest.copy()
+    assert (going_on != NO_STEP).any()
+    agent.learn(2, reset_num_timesteps=True)
+    successors = buffer.successors.reshape(-1)
+    assert (successors[going_on[going_on != NO_STEP]] == NO_STEP).all()
+
+
 def other_names() -> Any:
     env = tiny_env("cartpole", 3)
     env.names = ("a", "b", "c")
@@ -275,8 +295,8 @@ def other_names() -> Any:
 def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(UsageError, match="no MultiTaskVecEnv"):
         MultiTaskDQN("MultiTaskPolicy", DummyVecEnv([lambda: gym.make("CartPole-v1")]))
-    with pytest.raises(UsageError, match="n_steps is 3"):
-        tiny_dqn(n_steps=3)
+    with pytest.raises(UsageError, match="n_steps is 0"):
+        tiny_dqn(n_steps=0)
     with pytest.raises(UsageError, match="steps_per_round is 0"):
         tiny_dqn(steps_per_round=0)
     with pytest.raises(UsageError, match=r"policy_kwargs\['spec'\] is .*; leave it out"):

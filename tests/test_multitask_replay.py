@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from scipy.stats import chisquare
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from mtrl.agents.multitask.replay_buffer import MultiTaskReplayBuffer
 from mtrl.agents.multitask.statistics import RewardScale, RewardScaling
@@ -24,10 +24,15 @@ def space(tasks: int) -> gym.Space[Any]:
 
 
 def buffer(
-    capacity: int, tasks: int, *, n_envs: int = 1, actions: gym.Space[Any] = ACTIONS[0]
+    capacity: int,
+    tasks: int,
+    *,
+    n_envs: int = 1,
+    actions: gym.Space[Any] = ACTIONS[0],
+    **several: Any,
 ) -> MultiTaskReplayBuffer:
     return MultiTaskReplayBuffer(
-        capacity, space(tasks), actions, device="cpu", n_envs=n_envs, tasks=tasks
+        capacity, space(tasks), actions, device="cpu", n_envs=n_envs, tasks=tasks, **several
     )
 
 
@@ -39,8 +44,8 @@ def steps(
     seen = chance.normal(size=(2, rows, SIZE)).astype(np.float32)
     seen[:, :, 0] = number + np.arange(rows) / 100
     obs, successor = np.concatenate([seen, np.stack([np.eye(tasks)[index]] * 2)], 2)
-    infos = [{"TimeLimit.truncated": bool(late)} for late in chance.random(rows) < 0.5]
-    done = chance.random(rows) < 0.5
+    late, done = chance.random((2, rows)) < 0.5
+    infos = [{"TimeLimit.truncated": bool(up)} for up in late & done]
     return obs, successor, chance.integers(3, size=rows), chance.normal(size=rows), done, infos
 
 
@@ -67,6 +72,80 @@ def test_with_one_task_it_stores_and_draws_what_the_usual_buffer_does(
         for a, b in zip(mine[:5], expected[:5], strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+class Played:
+    """What several environments did, step by step, to add up returns the slow way."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[dict[str, Any]]] = []
+
+    def add(self, step: tuple[Any, ...]) -> None:
+        obs, successor, _, reward, done, infos = step
+        self.rows.append(
+            [
+                {"obs": obs[i], "next": successor[i], "reward": reward[i], "done": bool(done[i])}
+                | {"late": infos[i]["TimeLimit.truncated"], "cut": False}
+                for i in range(len(obs))
+            ]
+        )
+
+    def returns(self, row: int, slot: int, n: int, gamma: float) -> tuple[Any, ...]:
+        """Next observation, whether it is terminal, the return and the discount."""
+        total, weight = 0.0, 1.0
+        for taken, steps_of_all in enumerate(self.rows[row:]):
+            now = steps_of_all[slot]
+            total, weight = total + weight * now["reward"], weight * gamma
+            if now["done"] or now["cut"] or taken + 1 == n:
+                break
+        return now["next"], now["done"] and not now["late"], total, weight
+
+
+@pytest.mark.parametrize(("n_envs", "capacity", "n"), [(1, 12, 3), (3, 40, 4), (3, 200, 2)])
+def test_returns_of_several_steps_equal_those_added_up_one_by_one(
+    n_envs: int, capacity: int, n: int
+) -> None:
+    ours = buffer(capacity, 2, n_envs=n_envs, n_steps=n, gamma=0.8)
+    chance, played = np.random.default_rng(3), Played()
+    tasks = [place % 2 for place in range(n_envs)]
+    for number in range(50):
+        step = steps(tasks, 2, number, chance)
+        ours.add(*step)
+        played.add(step)
+        if number == 30:
+            ours.cut()
+            for now in played.rows[-1]:
+                now["cut"] = True
+        # An environment's task changes where an episode ends.
+        tasks = [
+            int(chance.integers(2)) if over else t for over, t in zip(step[4], tasks, strict=True)
+        ]
+    drawn = ours.sample(300)
+    assert drawn.discounts is not None
+    for i, obs in enumerate(drawn.observations.numpy()):
+        row, slot = int(obs[0] + 1e-3), round((obs[0] - int(obs[0] + 1e-3)) * 100)
+        last, over, total, weight = played.returns(row, slot, n, 0.8)
+        assert_array_equal(drawn.next_observations[i], last.astype(np.float32))
+        assert drawn.dones[i] == over
+        assert drawn.rewards[i].item() == pytest.approx(total, abs=1e-5)
+        assert drawn.discounts[i].item() == pytest.approx(weight)
+
+
+def test_with_one_task_returns_of_several_steps_are_those_of_the_usual_buffer() -> None:
+    settings: dict[str, Any] = {"device": "cpu", "n_envs": 2, "n_steps": 3, "gamma": 0.9}
+    ours = buffer(40, 1, n_envs=2, n_steps=3, gamma=0.9)
+    theirs = NStepReplayBuffer(40, space(1), ACTIONS[0], **settings)
+    chance = np.random.default_rng(0)
+    for number in range(33):
+        step = list(steps([0, 0], 1, number, chance))
+        ours.add(*step)
+        theirs.add(*step)
+    drawn = []
+    for each in (ours, theirs):
+        np.random.seed(5)  # noqa: NPY002
+        drawn.append(each.sample(64))
+    for mine, expected in zip(*drawn, strict=True):
+        torch.testing.assert_close(mine, expected)
 
 
 def test_each_task_keeps_its_latest_transitions_whoever_played_them() -> None:
@@ -223,5 +302,9 @@ def test_what_cannot_be_a_buffer_is_refused() -> None:
     for wrong in (gym.spaces.Discrete(4), gym.spaces.Box(0, 1, (2,)), gym.spaces.Box(0, 1, (3, 3))):
         with pytest.raises(UsageError, match="ends in the one-hot context of 2 tasks"):
             MultiTaskReplayBuffer(10, wrong, ACTIONS[0], tasks=2)
+    with pytest.raises(UsageError, match="gives each task room for 4 transitions"):
+        buffer(10, 2, n_envs=3, n_steps=2)
+    with pytest.raises(UsageError, match=r"n_steps is 2 and gamma 1\.5"):
+        buffer(10, 2, n_steps=2, gamma=1.5)
     with pytest.raises(UsageError, match="optimize_memory_usage is True"):
         MultiTaskReplayBuffer(10, space(2), ACTIONS[0], tasks=2, optimize_memory_usage=True)

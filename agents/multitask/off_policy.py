@@ -53,17 +53,27 @@ class MultiTaskOffPolicyAlgorithm(MultiTaskAlgorithm, OffPolicyAlgorithm):
         made = super()._with_tasks(policy, settings)
         if made.get("replay_buffer_class") is not None:
             return made
-        if made.get("n_steps", 1) != 1:
-            raise UsageError(
-                f"n_steps is {made['n_steps']}; the replay buffer of many tasks has returns of one "
-                "step, leave it out or give a replay_buffer_class"
-            )
-        kwargs = {"tasks": len(self.task_names), **(made.get("replay_buffer_kwargs") or {})}
+        own = {
+            "tasks": len(self.task_names),
+            "n_steps": made.get("n_steps", 1),
+            "gamma": made.get("gamma", 0.99),
+        }
         return {
             **made,
+            # The parent warns of a number of steps beside a buffer that is not its own.
+            "n_steps": 1,
             "replay_buffer_class": MultiTaskReplayBuffer,
-            "replay_buffer_kwargs": kwargs,
+            "replay_buffer_kwargs": own | (made.get("replay_buffer_kwargs") or {}),
         }
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        from_start = kwargs.get("reset_num_timesteps", args[2] if len(args) > 2 else True)
+        if isinstance(self.replay_buffer, MultiTaskReplayBuffer) and (
+            from_start or self._last_obs is None
+        ):
+            # The environment is about to be reset in the middle of episodes.
+            self.replay_buffer.cut()
+        return super()._setup_learn(*args, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()

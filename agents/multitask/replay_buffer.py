@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from mtrl.agents.multitask.statistics import RewardScale
+from mtrl.agents.q_learning.n_step import NO_STEP, n_step_returns, paths
 from mtrl.errors import UsageError
 
 __all__ = ["MultiTaskReplayBuffer"]
@@ -34,10 +35,11 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         buffer_size: number of transitions, of all tasks together; the rest of its division by the
             tasks stays unused.
         observation_space: a Box of vectors that end in the one-hot context.
-        action_space: as of `ReplayBuffer`.
-        device: of the minibatches.
-        n_envs: number of environments.
+        *others: as of `ReplayBuffer`.
         tasks: how many tasks there are.
+        n_steps: steps of the returns that are drawn, as by `NStepReplayBuffer`: as many, or up to the end
+            of the episode or to the newest step.
+        gamma: discount inside such a return; must be the algorithm's.
         **other: as of `ReplayBuffer`; `optimize_memory_usage` is not possible.
 
     Attributes:
@@ -45,8 +47,12 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         capacity: transitions that a task has room for.
         counts: (tasks,), transitions stored of each task.
         positions: (tasks,), where in its part each task's next transition goes.
+        successors: where the transition after each one lies, laid out as the other arrays; only with more
+            than one step.
+        newest: (environments,), where each one's transition before the next lies, if its episode goes on.
         reward_scale: what scales rewards as they are drawn, by what is known of their tasks then; it
-            learns from the rewards that are stored, which stay as they are. None scales nothing.
+            learns from the rewards that are stored, which stay as they are. None scales nothing. Its
+            bound is on what a return of several steps adds up to.
         included: (tasks,), which tasks minibatches are drawn from; all at first.
 
     Raises:
@@ -58,22 +64,25 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         self,
         buffer_size: int,
         observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        device: torch.device | str = "auto",
-        n_envs: int = 1,
-        *,
+        *others: Any,
         tasks: int,
+        n_steps: int = 1,
+        gamma: float = 0.99,
         **other: Any,
     ) -> None:
         _check(observation_space, tasks, other)
-        super().__init__(buffer_size, observation_space, action_space, device, n_envs, **other)
-        self.tasks = tasks
-        self.capacity = self.buffer_size * n_envs // tasks
+        super().__init__(buffer_size, observation_space, *others, **other)
+        self.tasks, self.n_steps, self.gamma = tasks, n_steps, gamma
+        self.capacity = self.buffer_size * self.n_envs // tasks
         if self.capacity < 1:
             raise UsageError(
                 f"buffer_size is {buffer_size} for {tasks} tasks; it must have room for at least one "
                 "transition of each"
             )
+        _check_several(n_steps, gamma, self.capacity, self.n_envs)
+        if n_steps > 1:
+            self.successors = np.empty((self.buffer_size, self.n_envs), np.int64)
+            self.newest = np.empty(self.n_envs, np.int64)
         self.included = np.ones(tasks, np.bool_)
         self.reward_scale: RewardScale | None = None
         self.reset()
@@ -83,6 +92,12 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         super().reset()
         self.counts = np.zeros(self.tasks, np.int64)
         self.positions = np.zeros(self.tasks, np.int64)
+        self.cut()
+
+    def cut(self) -> None:
+        """Declare that the next transitions do not continue the newest ones."""
+        if self.n_steps > 1:
+            self.newest[:] = NO_STEP
 
     def add(
         self,
@@ -108,6 +123,8 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         if self.handle_timeout_termination:
             late = [info.get("TimeLimit.truncated", False) for info in infos]
             self._flat(self.timeouts)[places] = late
+        if self.n_steps > 1:
+            self._continue(places, np.asarray(done, np.bool_))
         if self.reward_scale is not None:
             self.reward_scale.update(reward, tasks)
             self.reward_scale.begin(np.flatnonzero(done))
@@ -141,22 +158,39 @@ class MultiTaskReplayBuffer(ReplayBuffer):
         owners = _shares(present, batch_size)
         return owners * self.capacity + np.random.randint(0, self.counts[owners])  # noqa: NPY002
 
+    def _continue(self, places: Index, done: NDArray[np.bool_]) -> None:
+        """Note that these transitions follow each environment's newest, where an episode goes on.
+
+        No link outlives its end: what follows a transition lies in the same task's part, which is
+        overwritten in the order of time.
+        """
+        successors, running = self.successors.reshape(-1), self.newest != NO_STEP
+        successors[places] = NO_STEP
+        successors[self.newest[running]] = places[running]
+        self.newest = np.where(done, NO_STEP, places)
+
     def _gather(self, places: Index, env: VecNormalize | None) -> ReplayBufferSamples:
-        """Return the transitions at these places of the flattened arrays."""
+        """Return the transitions at these places of the flattened arrays, and what follows them."""
+        rewards, last, discounts = self._flat(self.rewards)[places], places, None
+        if self.n_steps > 1:
+            way, cuts = paths(self.successors.reshape(-1), places, self.n_steps)
+            made = n_step_returns(self._flat(self.rewards)[way], cuts, self.gamma)
+            rewards, last = made.returns, way[np.arange(len(way)), made.lengths - 1]
+            discounts = torch.as_tensor(made.discounts.reshape(-1, 1), device=self.device)
         # Time that is up ends no task, and the value of what comes after counts.
-        over = self._flat(self.dones)[places] * (1 - self._flat(self.timeouts)[places])
-        rewards = self._flat(self.rewards)[places]
+        over = self._flat(self.dones)[last] * (1 - self._flat(self.timeouts)[last])
         if self.reward_scale is not None:
             rewards = self.reward_scale(rewards, places // self.capacity)
         found = (
             self._normalize_obs(self._flat(self.observations)[places], env),
             self._flat(self.actions)[places],
-            self._normalize_obs(self._flat(self.next_observations)[places], env),
+            self._normalize_obs(self._flat(self.next_observations)[last], env),
             over.reshape(-1, 1),
             self._normalize_reward(rewards.reshape(-1, 1), env),
         )
         # Indexing has made copies already.
-        return ReplayBufferSamples(*(torch.as_tensor(part, device=self.device) for part in found))
+        tensors = (torch.as_tensor(part, device=self.device) for part in found)
+        return ReplayBufferSamples(*tensors)._replace(discounts=discounts)
 
     def _flat(self, stored: NDArray[Any]) -> NDArray[Any]:
         return stored.reshape(-1, *stored.shape[2:])
@@ -196,6 +230,19 @@ def _shares(present: Index, batch_size: int) -> Index:
     if rest:
         sizes[np.random.permutation(len(present))[:rest]] += 1  # noqa: NPY002
     return present.repeat(sizes)
+
+
+def _check_several(n_steps: int, gamma: float, capacity: int, n_envs: int) -> None:
+    if n_steps < 1 or not 0 <= gamma <= 1:
+        raise UsageError(
+            f"n_steps is {n_steps} and gamma {gamma}; a return has at least 1 step and a discount "
+            "from 0 to 1"
+        )
+    if n_steps > 1 and capacity < 2 * n_envs:
+        raise UsageError(
+            f"buffer_size gives each task room for {capacity} transitions; returns of several steps "
+            f"need room for two of each of {n_envs} environments, make it larger"
+        )
 
 
 def _check(space: gym.Space[Any], tasks: int, other: dict[str, Any]) -> None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NStepReturns", "n_step_returns"]
+__all__ = ["NO_STEP", "NStepReturns", "n_step_returns", "paths"]
+
+NO_STEP = -1
+"""Stands for the place of a step that there is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +54,28 @@ def n_step_returns(
         lengths=lengths,
         discounts=powers[lengths].astype(np.float32),
     )
+
+
+def paths(
+    successors: NDArray[np.int64], starts: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Follow steps that lie anywhere from each start on.
+
+    Args:
+        successors: (places,), where the step after that of each place lies, or `NO_STEP`.
+        starts: (batch,), places.
+        n: steps of a path.
+
+    Returns:
+        The places on the way, (batch, n), and whether each is the last one, (batch, n). Beyond the last
+        they mean nothing.
+    """
+    places = np.empty((len(starts), n), np.int64)
+    cuts = np.empty(places.shape, np.bool_)
+    places[:, 0] = starts
+    for step in range(n):
+        after = successors[places[:, step]]
+        cuts[:, step] = after == NO_STEP
+        if step + 1 < n:
+            places[:, step + 1] = np.where(cuts[:, step], places[:, step], after)
+    return places, cuts

@@ -75,6 +75,9 @@ def load_buffer(buffer: BaseBuffer, place: str, saved: Mapping[str, Any]) -> Non
 
 def cut_episodes(buffer: BaseBuffer | None) -> None:
     """Mark the newest transitions as truncated, in a buffer that would join them to those that follow."""
+    if isinstance(buffer, MultiTaskReplayBuffer):
+        buffer.cut()
+        return
     if isinstance(buffer, HerReplayBuffer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of what is wanted here

@@ -86,6 +86,8 @@ class DQN:
     double: bool = False
     """Whether targets take the value of the action that the trained network prefers (van Hasselt et al.
     2016)."""
+    n_steps: int = 1
+    """Steps whose rewards a target adds up before a value."""
     gradient_steps: int = 1
     """Gradient steps of an update; -1 for as many as environment steps were taken."""
     target_update_interval: int = 1000
@@ -103,7 +105,7 @@ class DQN:
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "buffer_size", "batch_size", "train_freq")
-        check_positive(self, "target_update_interval", "max_grad_norm", "steps_per_round")
+        check_positive(self, "target_update_interval", "max_grad_norm", "steps_per_round", "n_steps")
         check_at_least(self, 0, "learning_starts", "final_learning_rate")
         check_at_least(self, -1, "gradient_steps")
         check_fraction(self, "tau", "gamma", "exploration_fraction")
