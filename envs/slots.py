@@ -5,7 +5,6 @@ are drawn), the other what happens inside it (`mtrl.envs.noise`). Drawing tasks 
 noise, and the reverse.
 """
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtrl.envs.arrays import seem_finite
 from mtrl.envs.family import TaskSource
 from mtrl.envs.simulation import Simulation, SlotBatch, StepResult, SupportsNext
 from mtrl.envs.task import Task, check_split
@@ -25,16 +25,6 @@ __all__ = ["Slots", "StepResult", "check_source"]
 
 _SEED_BITS = 63
 """Slot seeds are non-negative int64; longer seeds are cut to their low bits."""
-
-
-def _seem_finite(values: NDArray[Any]) -> bool:
-    """Return True only if all are; False if one is not, or if their squares overflow.
-
-    NumPy warns of an overflow, which is near divergence even where it is none.
-    """
-    flat = values.ravel()
-    # A third of what looking at each number takes.
-    return math.isfinite(flat.dot(flat))
 
 
 def check_source(family: Simulation, source: TaskSource) -> TaskSource:
@@ -119,7 +109,7 @@ class Slots:
         else:
             self._env.set_tasks(range(len(self)), self.tasks)
         obs = self._env.reset(np.array(self.seeds, np.int64), episodes)
-        if not _seem_finite(obs):
+        if self.refuse_nonfinite and not seem_finite(obs):
             self._check_each("observation", obs)
         return obs
 
@@ -132,7 +122,7 @@ class Slots:
                 self.ids[slot] = self.tasks[slot].id
             self.env.set_tasks(changed, [self.tasks[slot] for slot in changed])
         obs = self.env.reset_slots(slots)
-        if not _seem_finite(obs):
+        if self.refuse_nonfinite and not seem_finite(obs):
             self._check_each("observation", obs, slots)
         return obs
 
@@ -146,18 +136,17 @@ class Slots:
                 names the family, the task and its parameters.
         """
         result = self.env.step(self._checked(actions))
-        if not _seem_finite(result.obs):
-            self._check_each("observation", result.obs)
-        if not _seem_finite(result.reward):
-            self._check_each("reward", result.reward)
+        if self.refuse_nonfinite:
+            if not seem_finite(result.obs):
+                self._check_each("observation", result.obs)
+            if not seem_finite(result.reward):
+                self._check_each("reward", result.reward)
         return result
 
     def _check_each(
         self, what: str, values: NDArray[Any], slots: NDArray[np.intp] | None = None
     ) -> None:
         """Refuse values that are not finite, of all slots unless some are given."""
-        if not self.refuse_nonfinite:
-            return
         finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
         if finite.all():
             return

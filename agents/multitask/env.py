@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from mtrl.agents.multitask.statistics import RewardScale, RewardScaling, TaskStatistics
+from mtrl.envs.arrays import seem_finite
 from mtrl.envs.sb3_env import BatchedVecEnv
 from mtrl.envs.task import Task
 from mtrl.envs.workers.sb3_env import WorkerVecEnv
@@ -188,20 +189,20 @@ class MultiTaskVecEnv(VecEnvWrapper):
 
     def _end(self, ended: list[int], infos: list[dict[str, Any]]) -> None:
         """Count the episodes that have ended, and note what the slots play next."""
-        for slot in ended:
-            info = infos[slot]
-            last = self._joiner(info["terminal_observation"], self._contexts[slot])
-            info["terminal_observation"] = last
+        last = np.array([infos[slot]["terminal_observation"] for slot in ended])
+        joined = self._joiner(last, self._contexts[ended], batch=(len(ended),))
+        played = (self.slot_tasks[ended], self._returns[ended], self._lengths[ended])
+        elapsed, begun = round(time.time() - self._made, 6), self.venv.unwrapped.reset_infos
+        rows = zip(ended, joined, *(values.tolist() for values in played), strict=True)
+        for slot, terminal, task, total, length in rows:
+            info, self.reset_infos[slot] = infos[slot], begun[slot]
+            info["terminal_observation"] = terminal
             if "task_failed" in info:
                 continue
-            total, length = float(self._returns[slot]), int(self._lengths[slot])
-            elapsed = round(time.time() - self._made, 6)
             info["episode"] = {"r": round(total, 6), "l": length, "t": elapsed}
             success = info.get("is_success")
             judged = None if success is None else bool(success)
-            self.statistics.add(int(self.slot_tasks[slot]), total, length, judged)
-        for slot in ended:
-            self.reset_infos[slot] = self.venv.unwrapped.reset_infos[slot]
+            self.statistics.add(task, total, length, judged)
         self._play(self._told(ended), ended)
         self._begin(ended)
 
@@ -381,8 +382,9 @@ def _takes_tasks(venv: VecEnv) -> bool:
 
 
 def _all_finite(obs: Any, rewards: Any, ended: list[dict[str, Any]]) -> bool:
-    last = (info["terminal_observation"] for info in ended)
-    return all(np.isfinite(values).all() for values in (rewards, obs, *last))
+    if not (seem_finite(rewards) and seem_finite(obs)):
+        return False
+    return not ended or seem_finite(np.array([info["terminal_observation"] for info in ended]))
 
 
 def _finite(values: Any) -> NDArray[Any]:

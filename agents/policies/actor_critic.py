@@ -155,7 +155,9 @@ class MultiTaskActorCriticPolicy(MultiTaskPolicy, ActorCriticPolicy):
         states, task = split_observation(self, observations)
         head: Any = self.action_net
         log_probs = torch.log_softmax(head.head(self._made.actor(states, task), task), 1)
-        chosen = torch.multinomial(log_probs.exp(), 1, replacement=True)
+        # What `torch.multinomial` draws, from the same stream. Its checks take longer than the draw.
+        waits = torch.empty_like(log_probs).exponential_()
+        chosen = log_probs.exp().div_(waits).argmax(1, keepdim=True)
         return chosen.squeeze(1), log_probs.gather(1, chosen).squeeze(1)
 
     def trunks(self) -> dict[str, Trunk]:

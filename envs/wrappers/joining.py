@@ -64,5 +64,7 @@ class Joiner:
         if not self._append:
             copies = (np.array(extra) for extra in extras)
             return {"observation": observation, **dict(zip(self._names, copies, strict=True))}
-        flat = [np.reshape(part, (*batch, -1)) for part in (observation, *extras)]
+        depth = len(batch) + 1
+        parts = (np.asarray(part) for part in (observation, *extras))
+        flat = [part if part.ndim == depth else part.reshape(*batch, -1) for part in parts]
         return np.concatenate(flat, axis=-1, dtype=self.space.dtype)
