@@ -140,7 +140,7 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
         return True
 
     def _act(self, observations: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        with torch.no_grad():
+        with torch.inference_mode():
             seen = obs_as_tensor(observations, self.device)
             if isinstance(self.policy, MultiTaskActorCriticPolicy):
                 actions, log_probs = self.policy.act(seen)
@@ -174,7 +174,7 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
 
     def _values(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Return the values (rows,) of observations (rows, size)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             values = [
                 self.policy.predict_values(obs_as_tensor(observations[i : i + _ROWS], self.device))
                 for i in range(0, len(observations), _ROWS)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,17 @@ Initializer = Literal["fan-in", "orthogonal"]
 """`fan-in`: U(-b, b) with b = 1/sqrt(inputs), torch's default. `orthogonal`: weights with
 orthonormal rows or columns times sqrt(2), biases zero, as Stable-Baselines3 starts PPO."""
 
+
+def _tanh(values: Tensor) -> Tensor:
+    # NumPy's takes a ninth of the time of torch's on a CPU. Their last bits may differ.
+    if torch.is_inference_mode_enabled() and values.device.type == "cpu":
+        return torch.from_numpy(np.tanh(values.numpy()))
+    return torch.tanh(values)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "tanh": torch.tanh,
+    "tanh": _tanh,
     "elu": nn.functional.elu,
 }
 
