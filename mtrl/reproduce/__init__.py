@@ -129,6 +129,21 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
             "Imitation, then deep Q-learning, on cart-pole (Zhang and Agarwal 2020)",
             "mtrl.reproduce.aqil:aqil_table",
         ),
+        "curricula": Calculation(
+            "curricula",
+            "Steps to solve a range of mountain cars: uniform tasks against curricula",
+            "mtrl.reproduce.curricula:curricula_table",
+        ),
+        "dex": Calculation(
+            "dex",
+            "One hexagon level after another, against from scratch (Erickson and Zhao 2017)",
+            "mtrl.reproduce.dex.experiment:dex_table",
+        ),
+        "incremental": Calculation(
+            "incremental",
+            "Nine ways to learn six tasks one after another: what is kept and carried over",
+            "mtrl.reproduce.incremental.experiment:incremental_table",
+        ),
         "lifelong": Calculation(
             "lifelong",
             "Bias and guidance in a life without resets (Li 2020)",
@@ -138,6 +153,26 @@ REPRODUCTIONS: Mapping[str, Reproduction] = MappingProxyType(
             "minimax-deviation",
             "Minimax deviation on short samples (Schlesinger and Vodolazskiy 2017)",
             "mtrl.reproduce.minimax_deviation:minimax_deviation_table",
+        ),
+        "pearl-navigation": Calculation(
+            "pearl-navigation",
+            "PEARL against RL² on 2-D navigation, by environment steps (Rakelly et al. 2019)",
+            "mtrl.reproduce.pearl_navigation:pearl_navigation_table",
+        ),
+        "multitask-pretraining": Calculation(
+            "multitask-pretraining",
+            "Steps to solve five new cart-poles, with the experts of five others first or not",
+            "mtrl.reproduce.multitask_pretraining:multitask_pretraining_table",
+        ),
+        "q-pretraining": Calculation(
+            "q-pretraining",
+            "Episodes to the expert's level on cart-pole and mountain car, with an expert first or not",
+            "mtrl.reproduce.q_pretraining:q_pretraining_table",
+        ),
+        "rl2-bandits": Calculation(
+            "rl2-bandits",
+            "RL² on Bernoulli bandits against Gittins' policy (Duan et al. 2016)",
+            "mtrl.reproduce.rl2_bandits:rl2_bandits_table",
         ),
         "worst-regret": Calculation(
             "worst-regret",
