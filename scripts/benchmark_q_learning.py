@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import tyro
-from benchmarks.measure import interleaved, speedups
 from stable_baselines3 import DQN
 
 from mtrl.agents.q_learning import DeepQ, DeepQOptions, Dqfd, PrioritySettings
+from mtrl.benchmarks.measure import interleaved, speedups
 
 PEER = "Stable-Baselines3 DQN, uniform"
 

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from replay_steps import recorded
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.testing import assert_close
 
@@ -252,7 +253,32 @@ def test_boltzmann_actions_have_the_probabilities_of_their_values():
     with torch.no_grad():
         q_values = model.q_net(torch.as_tensor(model._last_obs[:1]))[0]
     expected = torch.softmax(q_values / 0.5, 0)[1].item()
-    assert model._boltzmann_actions().mean() == pytest.approx(expected, abs=0.015)
+    assert model._chosen_actions().mean() == pytest.approx(expected, abs=0.015)
+
+
+class Dropping(FlattenExtractor):
+    """Forgets most of an observation while training."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.drop = torch.nn.Dropout(0.7)
+
+    def forward(self, observations):
+        return self.drop(super().forward(observations))
+
+
+def test_a_network_that_drops_while_training_acts_as_in_evaluation():
+    model = DeepQ(
+        "MlpPolicy", CARTPOLE, policy_kwargs={"features_extractor_class": Dropping}, **SMALL
+    )
+    model.policy.set_training_mode(True)
+    model.exploration_rate = 0.0
+    model._last_obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    actions, _ = model._sample_action(0, n_envs=200)
+    model.policy.set_training_mode(False)
+    with torch.no_grad():
+        wanted = model.q_net(torch.as_tensor(model._last_obs)).argmax(1)
+    assert_array_equal(actions, wanted.numpy())
 
 
 def test_several_environments_learn_with_every_option():

@@ -5,31 +5,31 @@ import io
 import json
 import math
 import re
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 
 from mtrl.agents.experts import CartPoleExpert, PolicyExpert
 from mtrl.agents.q_learning import Budget, CarryOver, GradedReward
-from mtrl.errors import MtrlError
 from mtrl.reproduce import REPRODUCTIONS, aqil, find_reproduction
-from mtrl.reproduce.aqil_jobs import Job, carry_out_jobs, jobs_of
+from mtrl.reproduce.aqil import jobs_of
 from mtrl.reproduce.aqil_results import PAPER, Comparison, claims, rows_of
 from mtrl.reproduce.aqil_training import (
     AqilSettings,
     Trained,
-    UprightReward,
+    _Episodes,
+    carry_over,
     make_agent,
     modes,
-    paper_family,
     play,
     train,
+    training_env,
     upright_rewards,
 )
 from mtrl.reproduce.aqil_watching import EpisodeLog
@@ -40,9 +40,11 @@ TINY = AqilSettings(
     episodes=6,
     imitation_episodes=3,
     step_limit=40,
+    environments=2,
+    updates_per_episode=3,
     learning_starts=10,
-    train_every=8,
     exploration_share=0.5,
+    settling_updates=4,
     value_updates=5,
     test_episodes=2,
     test_step_limit=30,
@@ -64,28 +66,30 @@ def test_both_rewards_are_the_papers_formula_in_degrees() -> None:
 
 
 def test_the_environment_fails_at_fifty_degrees_and_pays_for_the_state_it_was_in() -> None:
-    family = paper_family(300)
-    env = UprightReward(family.make(family.task()))
-    obs, _ = env.reset(seed=0)
-    over = False
+    env = training_env(replace(TINY, step_limit=300, environments=1))
+    env.seed(0)
+    seen, over = env.reset(), False
     while not over:
-        before = math.degrees(obs[2])
-        obs, reward, terminated, truncated, _ = env.step(1)
-        assert reward == pytest.approx(math.exp(-((before / 10) ** 2) / 2), rel=1e-6)
-        assert terminated == (abs(math.degrees(obs[2])) > 50 or abs(obs[0]) > 2.4)
-        over = terminated or truncated
-    assert abs(math.degrees(obs[2])) > 12
+        before = math.degrees(seen[0, 2])
+        seen, rewards, dones, infos = env.step(np.array([1]))
+        assert rewards[0] == pytest.approx(math.exp(-((before / 10) ** 2) / 2), rel=1e-6)
+        over = bool(dones[0])
+        last = infos[0]["terminal_observation"] if over else seen[0]
+        assert over == (abs(math.degrees(last[2])) > 50 or abs(last[0]) > 2.4)
+    assert abs(math.degrees(last[2])) > 12
+    # The next episode's first step is paid for its own first state.
+    _, rewards, _, _ = env.step(np.array([1]))
+    assert rewards[0] == pytest.approx(float(upright_rewards(seen)[0]), rel=1e-6)
 
 
 def test_an_episode_is_cut_off_at_the_technical_limit_as_a_truncation() -> None:
-    family = paper_family(25)
-    env = UprightReward(family.make(family.task()))
-    obs, _ = env.reset(seed=0)
-    expert, ends = CartPoleExpert(), []
+    env = training_env(replace(TINY, step_limit=25, environments=2))
+    env.seed(0)
+    seen, expert, ends = env.reset(), CartPoleExpert(), []
     for _ in range(25):
-        obs, _, terminated, truncated, _ = env.step(expert.actions(np.asarray(obs)[None])[0])
-        ends.append((terminated, truncated))
-    assert ends == [(False, False)] * 24 + [(False, True)]
+        seen, _, dones, infos = env.step(expert.actions(np.asarray(seen)))
+        ends.append((dones.tolist(), [info.get("TimeLimit.truncated", False) for info in infos]))
+    assert ends == [([False, False], [False, False])] * 24 + [([True, True], [True, True])]
 
 
 def test_playing_counts_each_episode_once_and_agreement_by_steps() -> None:
@@ -127,16 +131,48 @@ def test_one_imitation_is_the_beginning_of_the_other_two_modes(
 def test_copying_the_agent_leaves_the_longer_imitation_as_it_would_be(
     imitated: dict[str, Trained],
 ) -> None:
-    alone = make_agent(TINY, 100)
-    returns: list[float] = []
+    alone, book = make_agent(TINY, 100), _Episodes()
+    expert = CartPoleExpert.of_paper(TINY.derivative)
+    alone.pretrain(Budget(episodes=6), expert=expert, callback=book)
+    assert_array_equal(imitated[modes(TINY)[2]].returns, book.returns)
+
+
+def test_episodes_count_in_the_order_in_which_they_begin() -> None:
+    ended: list[tuple[int, float]] = []
 
     def write(found: dict[str, Any], _: dict[str, Any]) -> bool:
-        returns.extend(info["episode"]["r"] for info in found["infos"] if "episode" in info)
+        for slot in np.flatnonzero(found["dones"]).tolist():
+            ended.append((slot, float(found["infos"][slot]["episode"]["r"])))
         return True
 
-    expert = CartPoleExpert.of_paper(TINY.derivative)
-    alone.pretrain(Budget(episodes=6), expert=expert, callback=write)
-    assert_array_equal(imitated[modes(TINY)[2]].returns, returns)
+    book, settings = _Episodes(), replace(TINY, environments=3, episodes=5)
+    make_agent(settings, 100).finetune(
+        Budget(episodes=5), callback=CallbackList([ConvertCallback(write), book])
+    )
+    # Which episode a slot plays follows from the order of the ends alone.
+    playing, begun, wanted = [0, 1, 2], 3, {}
+    for slot, value in ended:
+        wanted[playing[slot]] = value
+        playing[slot], begun = begun, begun + 1
+    assert_array_equal(book.returns, [wanted[number] for number in range(5)])
+
+
+def test_values_begin_at_those_of_an_expert_that_never_errs() -> None:
+    agent = make_agent(replace(TINY, gamma=0.98), 100)
+    with torch.no_grad():
+        values = agent.q_net(torch.zeros(1, 4))
+    assert_allclose(values.numpy(), 50.0, atol=0.5)
+    for one, two in zip(agent.q_net.parameters(), agent.q_net_target.parameters(), strict=True):
+        assert_array_equal(one.detach().numpy(), two.detach().numpy())
+
+
+def test_what_passes_over_is_as_the_settings_say() -> None:
+    how = replace(TINY, margin=0.5, anchor_weight=0.3, anchor_weight_end=0.2)
+    made = carry_over(how)
+    assert (made.margin, made.anchor_weight, made.anchor_weight_end) == (0.5, 0.3, 0.2)
+    assert made.learning_rate_factor == how.learning_rate_factor
+    assert (made.settling_updates, made.value_updates) == (4, 5)
+    assert made.exploration == how.exploration[1]
 
 
 def test_the_same_seed_trains_alike_and_another_does_not() -> None:
@@ -215,62 +251,6 @@ def test_the_ratio_is_of_means_with_an_interval_over_seeds() -> None:
     assert 8 < ratio.low < 9 < ratio.high < 10.2
 
 
-def job(folder: Path, **changes: Any) -> Job:
-    given: dict[str, Any] = {"part": "reinforcement", "seed": 100, "settings": TINY, "code": {}}
-    return Job(folder=folder, **given | changes)
-
-
-def test_settings_code_and_seed_name_the_file(tmp_path: Path) -> None:
-    files = {
-        job(tmp_path).file,
-        job(tmp_path, seed=101).file,
-        job(tmp_path, part="imitation").file,
-        job(tmp_path, code={"commit": "other"}).file,
-        job(tmp_path, settings=replace(TINY, gamma=0.98)).file,
-    }
-    assert len(files) == 5
-    assert job(tmp_path).file in files
-
-
-def test_a_finished_training_is_read_and_not_repeated(tmp_path: Path) -> None:
-    one = job(tmp_path)
-    assert one.finished() is None
-    made = Trained(
-        returns=np.array([1.5]),
-        lengths=np.array([2.0]),
-        test_returns=np.array([0.1]),
-        agreement=0.5,
-    )
-    one.file.write_text(json.dumps({"seconds": 3.0, "modes": {"RL 6": made.to_json()}}))
-    carry_out_jobs([one], 1)
-    found = one.finished()
-    assert found is not None
-    assert found[1] == 3.0
-    assert found[0]["RL 6"].to_json() == made.to_json()
-    one.file.write_text("{")
-    with pytest.raises(MtrlError, match=f"{one.file}: damaged"):
-        one.finished()
-
-
-def test_a_failed_training_is_reported_by_name_with_its_reason(tmp_path: Path) -> None:
-    bad = job(tmp_path, settings=replace(TINY, step_limit=0))
-    with pytest.raises(
-        MtrlError, match="reinforcement, seed 100 failed with exit code 1: .*step_limit"
-    ):
-        carry_out_jobs([bad], 1)
-
-
-def test_a_training_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
-    endless = job(tmp_path, settings=replace(TINY, episodes=10**6))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtrl.reproduce.aqil_jobs", endless.request], stdin=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(60) != 0
-    assert endless.finished() is None
-
-
 def test_long_trainings_come_first(tmp_path: Path) -> None:
     made = jobs_of(TINY, range(2), tmp_path, {})
     wanted = [
@@ -308,7 +288,7 @@ def test_the_pages_numbers_are_those_of_the_trainings(outcome: Any) -> None:
     (work,) = (outcome.page.parent.parent / "work").iterdir()
     stored = {}
     for file in work.glob("*.json"):
-        stored |= json.loads(file.read_text())["modes"]
+        stored |= json.loads(file.read_text())["values"]
     assert sorted(stored) == sorted(modes(TINY))
     scores = list(csv.DictReader(io.StringIO(outcome.scores.read_text())))
     for mode, values in stored.items():

@@ -12,6 +12,7 @@ from mtrl.agents.experts.pendulum import PendulumExpert
 from mtrl.agents.experts.pid import PID, Derivative, Gains
 from mtrl.agents.experts.policy import PolicyExpert, model_expert, policy_expert
 from mtrl.agents.experts.scripted import scripted_expert, scripted_families
+from mtrl.agents.experts.tasks import TaskExperts
 
 __all__ = [
     "PAPER_GAINS",
@@ -27,6 +28,7 @@ __all__ = [
     "PendulumExpert",
     "PolicyExpert",
     "Remembering",
+    "TaskExperts",
     "model_expert",
     "policy_expert",
     "restart",

@@ -8,6 +8,7 @@ from mtrl.agents.q_learning.batch import ReplayBatch, Successors
 from mtrl.agents.q_learning.budget import Budget
 from mtrl.agents.q_learning.carry_over import CarryOver
 from mtrl.agents.q_learning.dqn import DeepQ, LossTerms
+from mtrl.agents.q_learning.features import ScaledFeatures
 from mtrl.agents.q_learning.graded_reward import GradedReward
 from mtrl.agents.q_learning.imitation import QImitation
 from mtrl.agents.q_learning.methods import Aqil, Dqfd, Method, Sqil, sqil_hard_max
@@ -38,6 +39,7 @@ __all__ = [
     "QReplayBuffer",
     "ReplayBatch",
     "ReplaySettings",
+    "ScaledFeatures",
     "Sqil",
     "Successors",
     "Transitions",

@@ -20,8 +20,8 @@ class Budget:
     steps: int | None = None
     """Steps of all environments together."""
     episodes: int | None = None
-    """Episodes finished in all environments together. With several environments at once, short episodes
-    make up more of them than of one environment's."""
+    """Episodes of all environments together: the first so many to begin. What the others play while the last
+    of them goes on is learnt from, and does not count."""
     updates: int | None = None
     """Updates of the network without any step, for learning from demonstrations alone."""
 

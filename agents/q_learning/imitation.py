@@ -49,6 +49,10 @@ class QImitation(DeepQ):
         policy: as of DQN.
         env: as of DQN; its observations are one array, and an expert sees them unnormalised.
         method: `Aqil`, `Sqil` or `Dqfd`; the losses of both phases.
+        updates_per_episode: updates that follow the end of each episode, however long it was, in place of
+            those that follow steps; where DQN counts calls of all environments together between two
+            refreshes of the target network, updates are counted then. A policy that balances for thousands
+            of steps needs no more updates than one that falls.
         **other: what else DQN takes.
 
     Attributes:
@@ -58,8 +62,19 @@ class QImitation(DeepQ):
     """
 
     def __init__(
-        self, policy: Any, env: Any, *, method: Method | None = None, **other: Any
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        method: Method | None = None,
+        updates_per_episode: int | None = None,
+        **other: Any,
     ) -> None:
+        if updates_per_episode is not None and updates_per_episode < 1:
+            raise UsageError(
+                f"updates_per_episode is {updates_per_episode}; it must be at least 1, or None"
+            )
+        self.updates_per_episode = updates_per_episode
         self.method: Method = method or Aqil()
         self.expert: Expert | None = None
         how = self.method.imitation
@@ -182,6 +197,7 @@ class QImitation(DeepQ):
         self.progress.phase = Phase(kind=kind, budget=budget, first_step=self.num_timesteps)
         # A phase's episodes begin in it.
         self._last_obs = None
+        self.progress.phase.begin_episodes(self.n_envs)
         if self.expert is not None:
             restart(self.expert, np.ones(self.n_envs, bool))
         return self.go_on(callback)
@@ -223,7 +239,12 @@ class QImitation(DeepQ):
 
     def _imitate_offline(self, phase: Phase) -> None:
         self._setup_learn(0, reset_num_timesteps=False)
-        every, last = self.updates_per_target, phase.budget.amount
+        self._update_until(phase, phase.budget.amount)
+        self.logger.dump(self.num_timesteps)
+
+    def _update_until(self, phase: Phase, last: int) -> None:
+        """Update until the phase has had `last` updates, with the target network in step."""
+        every = self.updates_per_target
         while phase.updates < last:
             # Up to the next refresh, so that an interrupted phase refreshes at the same updates.
             count = min(every - phase.updates % every, last - phase.updates)
@@ -232,7 +253,6 @@ class QImitation(DeepQ):
             phase.updates += count
             if phase.updates % every == 0:
                 self.refresh_target()
-        self.logger.dump(self.num_timesteps)
 
     # What Stable-Baselines3 calls on the way ----------------------------------------------------------
 
@@ -249,7 +269,7 @@ class QImitation(DeepQ):
     ) -> None:
         super()._update_info_buffer(infos, dones)
         if self.progress.phase is not None and dones is not None:
-            self.progress.phase.episodes += int(np.sum(dones))
+            self.progress.phase.end_episodes(np.flatnonzero(dones).tolist())
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         phase = self.progress.phase
@@ -266,7 +286,11 @@ class QImitation(DeepQ):
         return made
 
     def _on_step(self) -> None:
-        super()._on_step()
+        if self.updates_per_episode is None:
+            super()._on_step()
+        else:
+            # Without the target network, which is refreshed by updates.
+            self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         phase, carried = self.progress.phase, self.progress.carry_over
         if phase is not None and carried is not None and self.progress.anneals():
             past = phase.past(self.num_timesteps)
@@ -310,7 +334,7 @@ class QImitation(DeepQ):
     def _checked(self, actions: NDArray[Any], count: int) -> NDArray[Any]:
         found = np.asarray(actions).reshape(-1)
         number = int(getattr(self.action_space, "n", 0))
-        if len(found) != count or not np.isin(found, np.arange(number)).all():
+        if len(found) != count or not (found.astype(np.int64) % number == found).all():
             raise UsageError(
                 f"the expert's actions are {found.tolist()}; {count} of 0 to {number - 1} are "
                 "needed, the expert is of another environment"
@@ -328,7 +352,18 @@ class QImitation(DeepQ):
             margin = progress.carry_over.margin
             switching.learn_values(self, progress.value_updates_due, margin)
             progress.value_updates_due = 0
-        super().train(gradient_steps, batch_size)
+        if self.updates_per_episode is None or progress.phase is None:
+            super().train(gradient_steps, batch_size)
+        else:
+            ended = progress.phase.begun - self.n_envs
+            self._update_until(progress.phase, ended * self.updates_per_episode)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        super()._update_learning_rate(optimizers)
+        carried, phase = self.progress.carry_over, self.progress.phase
+        if carried is not None and phase is not None and phase.kind == "reinforcement":
+            for group in self.policy.optimizer.param_groups:
+                group["lr"] *= carried.learning_rate_factor
 
     def _sample(self, batch_size: int) -> ReplayBatch:
         batch = super()._sample(batch_size)
@@ -350,9 +385,15 @@ class QImitation(DeepQ):
             terms["anchor"] = weight * margins.mean()
         return terms
 
+    def update_once(self) -> None:
+        """Make one update from a batch of the buffer."""
+        self._update(self._sample(self.batch_size))
+
     @property
     def updates_per_target(self) -> int:
         """Updates between two refreshes of the target network, as many as when steps are taken."""
+        if self.updates_per_episode is not None:
+            return max(1, self.target_update_interval // self.n_envs)
         frequency: Any = self.train_freq
         per_step: float = max(self.gradient_steps, 1) / (frequency.frequency * self.n_envs)
         return max(1, round(self.target_update_interval * per_step))

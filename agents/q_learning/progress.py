@@ -1,6 +1,6 @@
 """Where an agent of two phases is: everything that it needs to go on, as JSON values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -18,15 +18,38 @@ class Phase:
         kind: what is learnt from.
         budget: when it ends.
         first_step: environment steps taken before it.
-        episodes: finished in it.
-        updates: made in it, counted only where the budget is in updates.
+        episodes: finished in it, of those that count.
+        begun: begun in it.
+        numbers: of the episode that each environment plays, in the order in which they began.
+        updates: made in it, counted where the budget is in updates or updates follow episodes.
     """
 
     kind: Literal["imitation", "reinforcement"]
     budget: Budget
     first_step: int = 0
     episodes: int = 0
+    begun: int = 0
+    numbers: list[int] = field(default_factory=list)
     updates: int = 0
+
+    def begin_episodes(self, environments: int) -> None:
+        """Number the first episode of each environment."""
+        self.numbers, self.begun = list(range(environments)), environments
+
+    def end_episodes(self, environments: Sequence[int]) -> None:
+        """Count the episodes that ended in these environments, and number those that follow.
+
+        Of a budget in episodes the first to begin count: the first to end would be the short ones.
+        """
+        for environment in environments:
+            self.episodes += self.counts(environment)
+            self.numbers[environment] = self.begun
+            self.begun += 1
+
+    def counts(self, environment: int) -> bool:
+        """Return whether the episode that an environment plays is part of the budget."""
+        limit = self.budget.episodes
+        return limit is None or self.numbers[environment] < limit
 
     def past(self, steps: int) -> float:
         """Return which share of the budget is used up after `steps` environment steps in all."""

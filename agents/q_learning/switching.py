@@ -16,7 +16,7 @@ from mtrl.agents.q_learning.value_scale import fit_scale, transform_values
 if TYPE_CHECKING:
     from mtrl.agents.q_learning.imitation import QImitation
 
-__all__ = ["anchor_margins", "learn_values", "switch", "value_loss"]
+__all__ = ["anchor_margins", "learn_values", "settle", "switch", "value_loss"]
 
 HELD_STEPS = 4096
 
@@ -28,6 +28,8 @@ def switch(agent: "QImitation", carry_over: CarryOver) -> dict[str, float | str]
         for name, value in asdict(carry_over).items()
         if value is not None
     }
+    if carry_over.settling_updates and agent.buffer.stored:
+        settle(agent, carry_over.settling_updates)
     _switch_rewards(agent, carry_over)
     report |= _switch_values(agent, carry_over)
     if carry_over.buffer == "clear":
@@ -38,6 +40,21 @@ def switch(agent: "QImitation", carry_over: CarryOver) -> dict[str, float | str]
     if carry_over.target == "sync":
         agent.q_net_target.load_state_dict(agent.q_net.state_dict())
     return report
+
+
+def settle(agent: "QImitation", updates: int) -> None:
+    """Make the last updates of imitation, the learning rate falling linearly to 0."""
+    groups = agent.policy.optimizer.param_groups
+    first = [group["lr"] for group in groups]
+    agent.policy.set_training_mode(True)
+    for done in range(updates):
+        for group, rate in zip(groups, first, strict=True):
+            group["lr"] = rate * (1 - done / updates)
+        agent.update_once()
+        if (done + 1) % agent.updates_per_target == 0:
+            agent.refresh_target()
+    for group, rate in zip(groups, first, strict=True):
+        group["lr"] = rate
 
 
 def _switch_rewards(agent: "QImitation", carry_over: CarryOver) -> None:

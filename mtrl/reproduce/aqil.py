@@ -4,8 +4,9 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -21,10 +22,11 @@ from mtrl.figure_style import (
     legend_below,
     new_figure,
 )
-from mtrl.reproduce.aqil_jobs import Job, carry_out_jobs, jobs_of
 from mtrl.reproduce.aqil_results import Comparison, Row, claims, rows_of
-from mtrl.reproduce.aqil_training import AqilSettings, modes, play
+from mtrl.reproduce.aqil_training import AqilSettings, Trained, modes, play
+from mtrl.reproduce.aqil_training import Part as TrainingPart
 from mtrl.reproduce.carry_out import Outcome, Place, record_of, require_figures, write_files
+from mtrl.reproduce.jobs import Job, carry_out_jobs
 from mtrl.reproduce.page import (
     QUICK,
     Part,
@@ -51,6 +53,9 @@ QUICK_SETTINGS = AqilSettings(
     episodes=20,
     imitation_episodes=10,
     step_limit=200,
+    environments=5,
+    settling_updates=100,
+    value_updates=100,
     exploration_share=0.5,
     test_episodes=5,
     test_step_limit=400,
@@ -100,22 +105,42 @@ def aqil_table(place: Place) -> Outcome:
     )
 
 
+def jobs_of(
+    settings: AqilSettings, seeds: Sequence[int], folder: Path, code: Mapping[str, str]
+) -> list[Job]:
+    """Return all trainings, the long ones first, so that no core idles at the end."""
+    parts = sorted(get_args(TrainingPart), key=lambda part: part != "imitation")
+    return [
+        Job(
+            name=f"{part}, seed {seed}",
+            stem=f"{part}-seed-{seed}",
+            function="mtrl.reproduce.aqil_training:train_part",
+            told={"part": part, "settings": asdict(settings), "seed": seed},
+            folder=folder,
+            code=code,
+        )
+        for part in parts
+        for seed in seeds
+    ]
+
+
 def _compare(
     jobs: Sequence[Job], settings: AqilSettings, seed: int
 ) -> tuple[Comparison, dict[str, float]]:
     """Return the comparison and the seconds of each training by its name."""
-    done = {job: job.finished() for job in jobs}
-    made = {job: each for job, each in done.items() if each is not None}
-    trained = {
-        mode: [each[mode] for each, _ in made.values() if mode in each] for mode in modes(settings)
-    }
+    made = {job: each for job in jobs if (each := job.finished()) is not None}
+    by_mode = [
+        {mode: Trained.from_json(values) for mode, values in each.values.items()}
+        for each in made.values()
+    ]
+    trained = {mode: [each[mode] for each in by_mode if mode in each] for mode in modes(settings)}
     expert = CartPoleExpert.of_paper(settings.derivative)
     levels = [
         play(expert, EXPERT_EPISODES, step_limit=limit, seed=seed, expert=expert)[0]
         for limit in (settings.step_limit, settings.test_step_limit)
     ]
     comparison = Comparison(rows=rows_of(trained), expert=levels[0], expert_test=levels[1])
-    return comparison, {job.name: seconds for job, (_, seconds) in made.items()}
+    return comparison, {job.name: each.seconds for job, each in made.items()}
 
 
 # The page ---------------------------------------------------------------------------------------------
@@ -272,18 +297,33 @@ def _choices(settings: AqilSettings) -> tuple[str, ...]:
         ),
         "In the Gaussian of the actions they count as 0 and 1, so that a mistake costs 0.8 (1 - exp(-2)).",
         (
-            f"γ {settings.gamma}, Adam with {settings.learning_rate:g}, batches of {settings.batch_size}, a buffer of "
-            f"{settings.buffer_size:,}, an update every {settings.train_every} steps, a target network copied every "
-            f"{settings.target_every:,} steps, layers of {' and '.join(map(str, settings.hidden))} units."
+            f"{settings.environments} episodes are played side by side, as the x trajectories of the paper's epochs, "
+            f"and {settings.updates_per_episode} updates follow the end of each, however long it was. The first "
+            f"{settings.episodes} to begin count; what the other environments play until the last of them is over is "
+            "learnt from, in all modes alike."
+        ),
+        (
+            f"Double Q-learning, γ {settings.gamma}, Adam with {settings.learning_rate:g}, batches of "
+            f"{settings.batch_size}, a buffer of {settings.buffer_size:,}, a target network that follows by "
+            f"{settings.target_rate:g} at each update, layers of {' and '.join(map(str, settings.hidden))} units, "
+            f"values that begin at 1 / (1 - γ)."
         ),
         (
             f"ε falls from {first:g} to {last:g} over the first {settings.exploration_share * settings.episodes:.0f} "
-            "episodes, of imitation as of reinforcement learning from scratch; after the switch it begins at 0.05."
+            f"episodes, of imitation as of reinforcement learning from scratch; after the switch it is {last:g}."
         ),
         (
-            "At the switch (`CarryOver`): true rewards for the steps in the buffer, values moved to their "
-            "level, a new optimiser, the target network a copy, and "
-            f"{settings.value_updates:,} updates that learn the values of the imitating policy before it may change."
+            f"At the switch (`CarryOver`): {settings.settling_updates:,} last updates of imitation with a learning rate that "
+            "falls to 0; true rewards for the steps in the buffer, values moved to their level, a new optimiser with "
+            f"{settings.learning_rate_factor:g} of the learning rate, the target network a copy, and "
+            f"{settings.value_updates:,} updates that learn the values of the imitating policy before it may change. Then "
+            f"the large margin of that policy ({settings.margin:g}) stays in the loss, with the weight "
+            f"{settings.anchor_weight:g}"
+            + (
+                f" that becomes {settings.anchor_weight_end:g}."
+                if settings.anchor_weight_end != settings.anchor_weight
+                else "."
+            )
         ),
         "Settings were chosen on seeds from 100 on; none of these is among those of the table.",
     )

@@ -9,14 +9,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 
 from mtrl.agents.experts import CartPoleExpert, Derivative, Expert, model_expert, restart
-from mtrl.agents.q_learning import Aqil, Budget, CarryOver, GradedReward, QImitation
+from mtrl.agents.q_learning import (
+    Aqil,
+    Budget,
+    CarryOver,
+    DeepQOptions,
+    GradedReward,
+    QImitation,
+)
 from mtrl.agents.q_learning.graded_reward import bell
+from mtrl.agents.q_learning.value_scale import transform_values
 from mtrl.envs.cartpole import CartPole
 from mtrl.envs.registry import get_family
 
@@ -25,11 +34,14 @@ __all__ = [
     "Part",
     "Trained",
     "UprightReward",
+    "carry_over",
     "make_agent",
     "modes",
     "paper_family",
     "play",
     "train",
+    "train_part",
+    "training_env",
     "upright_rewards",
 ]
 
@@ -55,26 +67,38 @@ class AqilSettings:
     """Technical: an episode is cut off here, as truncated, so that its last value is still estimated."""
     derivative: Derivative = "difference"
     """What the D term of the expert takes."""
-    learning_rate: float = 5e-4
+    environments: int = 20
+    """Episodes side by side; the paper's number of trajectories of an epoch, which it does not give."""
+    updates_per_episode: int = 100
+    """Updates that follow each episode, however long it was."""
+    learning_rate: float = 1e-3
     """Of Adam."""
     gamma: float = 0.99
     """Discount."""
     batch_size: int = 128
     """Transitions of an update."""
-    buffer_size: int = 200_000
+    buffer_size: int = 300_000
     """Transitions that are kept."""
-    train_every: int = 4
-    """Steps between two updates."""
-    target_every: int = 1_000
-    """Steps between two copies to the target network."""
-    learning_starts: int = 100
+    target_rate: float = 0.005
+    """By how much the target network follows at each update."""
+    learning_starts: int = 400
     """Random steps before the first update."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the Q-network's layers."""
     exploration: tuple[float, float] = (1.0, 0.02)
     """First and last chance of a random action, where learning starts from scratch."""
     exploration_share: float = 0.1
-    """Of all episodes, over which it falls; after the switch, of those that are left."""
+    """Of all episodes, over which it falls."""
+    learning_rate_factor: float = 0.1
+    """At the switch: of the learning rate."""
+    margin: float = 0.8
+    """At the switch: by how much the imitating policy's action is to lead."""
+    anchor_weight: float = 0.5
+    """At the switch: of that margin in the loss."""
+    anchor_weight_end: float = 0.5
+    """The same at the end."""
+    settling_updates: int = 5_000
+    """At the switch: last updates of imitation, with a learning rate that falls to 0."""
     value_updates: int = 1_000
     """At the switch: updates that learn the imitating policy's values before it may change."""
     test_episodes: int = 20
@@ -148,52 +172,87 @@ def upright_rewards(observations: NDArray[Any]) -> Array:
     return bell(np.degrees(np.asarray(observations, np.float64)[:, POLE]), ANGLE_WIDTH)
 
 
-class UprightReward(gym.Wrapper[Any, Any, Any, Any]):
+class UprightReward(VecEnvWrapper):
     """Pays exp(-(angle / 10 degrees)^2 / 2) per step, the angle being that in which the step is taken.
 
     So both rewards of AQIL are of the same state.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._seen: NDArray[Any] = np.zeros((1, 4))
+    _seen: NDArray[Any]
 
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """See `gymnasium.Env.reset`."""
-        obs, info = self.env.reset(**arguments)
-        self._seen = obs[None]
-        return obs, info
+    def reset(self) -> NDArray[Any]:
+        """Begin an episode everywhere."""
+        self._seen = np.asarray(self.venv.reset())
+        return self._seen
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """See `gymnasium.Env.step`."""
-        reward = float(upright_rewards(self._seen)[0])
-        obs, _, terminated, truncated, info = self.env.step(action)
-        self._seen = obs[None]
-        return obs, reward, terminated, truncated, info
+    def step_wait(self) -> Any:
+        """Take the step, and pay for the states before it."""
+        rewards = upright_rewards(self._seen).astype(np.float32)
+        obs, _, dones, infos = self.venv.step_wait()
+        self._seen = np.asarray(obs)
+        return obs, rewards, dones, infos
+
+
+def training_env(settings: AqilSettings) -> VecEnv:
+    """Return the paper's cart-pole with the true reward, many times side by side."""
+    family = paper_family(settings.step_limit)
+    return VecMonitor(UprightReward(family.make_sb3([family.task()] * settings.environments)))
 
 
 def make_agent(settings: AqilSettings, seed: int) -> QImitation:
-    """Return an untrained agent on the paper's cart-pole."""
-    family = paper_family(settings.step_limit)
+    """Return an untrained agent on the paper's cart-pole.
+
+    Its values begin at those of an expert that never errs, the highest there are: what was not tried
+    looks good, and values need not climb a hundred steps of rewards first.
+    """
+    env = training_env(settings)
     first, last = settings.exploration
-    return QImitation(
+    double = DeepQOptions(double=True)
+    reward = GradedReward(angle_width=ANGLE_WIDTH)
+    agent = QImitation(
         "MlpPolicy",
-        UprightReward(family.make(family.task())),
-        method=Aqil(reward=GradedReward(angle_width=ANGLE_WIDTH)),
+        env,
+        method=Aqil(reward=reward, imitation=double, reinforcement=double),
+        updates_per_episode=settings.updates_per_episode,
         learning_rate=settings.learning_rate,
         gamma=settings.gamma,
         batch_size=settings.batch_size,
         buffer_size=settings.buffer_size,
-        train_freq=settings.train_every,
-        target_update_interval=settings.target_every,
+        train_freq=1,
+        target_update_interval=settings.environments,
+        tau=settings.target_rate,
         learning_starts=settings.learning_starts,
         exploration_initial_eps=first,
         exploration_final_eps=last,
         exploration_fraction=settings.exploration_share,
-        policy_kwargs={"net_arch": list(settings.hidden)},
+        policy_kwargs={"net_arch": list(settings.hidden), "optimizer_kwargs": {"fused": True}},
         seed=seed,
         device="cpu",
     )
+    start = torch.zeros((1, *(env.observation_space.shape or ())))
+    for network in (agent.q_net, agent.q_net_target):
+        transform_values(network, (1.0, 1 / (1 - settings.gamma)), start)
+    return agent
+
+
+def carry_over(settings: AqilSettings) -> CarryOver:
+    """Return what passes over at the switch."""
+    return CarryOver(
+        learning_rate_factor=settings.learning_rate_factor,
+        exploration=settings.exploration[1],
+        settling_updates=settings.settling_updates,
+        value_updates=settings.value_updates,
+        margin=settings.margin,
+        anchor_weight=settings.anchor_weight,
+        anchor_weight_end=settings.anchor_weight_end,
+    )
+
+
+def train_part(part: Part, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Carry out one training, told as JSON values; return them of what each of its modes did."""
+    pairs = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
+    made = train(part, AqilSettings(**{**settings, **pairs}), seed)
+    return {mode: each.to_json() for mode, each in made.items()}
 
 
 def train(part: Part, settings: AqilSettings, seed: int) -> dict[str, Trained]:
@@ -203,7 +262,7 @@ def train(part: Part, settings: AqilSettings, seed: int) -> dict[str, Trained]:
     reinforcement learning go on from there, each with a copy of the whole agent.
     """
     scratch, short, long, aqil = modes(settings)
-    agent, book = make_agent(settings, seed), _Episodes(settings.imitation_episodes)
+    agent, book = make_agent(settings, seed), _Episodes(settings)
     total = Budget(episodes=settings.episodes)
     if part == "reinforcement":
         agent.finetune(total, callback=book)
@@ -216,45 +275,58 @@ def train(part: Part, settings: AqilSettings, seed: int) -> dict[str, Trained]:
         long: _trained(agent, book, settings, seed),
     }
     rest = Budget(episodes=settings.episodes - settings.imitation_episodes)
-    carry_over = CarryOver(value_updates=settings.value_updates)
-    book.copied.finetune(rest, carry_over=carry_over, callback=later)
+    book.copied.finetune(rest, carry_over=carry_over(settings), callback=later)
     made[aqil] = _trained(book.copied, first.then(later), settings, seed)
     return made
 
 
 class _Episodes(BaseCallback):
-    """Writes down every episode, and copies the agent once `copy_after` of them are over."""
+    """Writes down every episode that counts; with `settings`, copies the agent after the first part of imitation."""
 
-    def __init__(self, copy_after: int | None = None) -> None:
+    def __init__(self, settings: AqilSettings | None = None) -> None:
         super().__init__()
-        self.returns: list[float] = []
-        self.lengths: list[float] = []
+        self.found: dict[int, tuple[float, float]] = {}
         self.copied: QImitation | None = None
-        self._copy_after = copy_after
+        self._to_copy = settings
+
+    @property
+    def returns(self) -> list[float]:
+        """True returns, in the order in which the episodes began."""
+        return [self.found[number][0] for number in sorted(self.found)]
+
+    @property
+    def lengths(self) -> list[float]:
+        """In steps, likewise."""
+        return [self.found[number][1] for number in sorted(self.found)]
 
     def _on_rollout_start(self) -> None:
         # Here the last step is stored and learnt from; in `_on_step` it is not yet.
-        if self._copy_after is not None and len(self.returns) >= self._copy_after:
-            self.copied, self._copy_after = copy.deepcopy(self.model), None  # type: ignore[assignment]
+        settings = self._to_copy
+        if settings and all(number in self.found for number in range(settings.imitation_episodes)):
+            assert isinstance(self.model, QImitation)
+            # Its environments are its own, and begin anew.
+            own = {id(self.model.env): training_env(settings)}
+            self.copied, self._to_copy = copy.deepcopy(self.model, own), None
 
     def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            if "episode" in info:
-                self.returns.append(float(info["episode"]["r"]))
-                self.lengths.append(float(info["episode"]["l"]))
+        assert isinstance(self.model, QImitation) and self.model.progress.phase is not None
+        phase = self.model.progress.phase
+        for slot in np.flatnonzero(self.locals["dones"]).tolist():
+            if phase.counts(slot):
+                episode = self.locals["infos"][slot]["episode"]
+                self.found[phase.numbers[slot]] = (float(episode["r"]), float(episode["l"]))
         return True
 
     def first(self, episodes: int) -> "_Episodes":
         """Return the first episodes of these."""
         made = _Episodes()
-        made.returns, made.lengths = self.returns[:episodes], self.lengths[:episodes]
+        made.found = {number: self.found[number] for number in range(episodes)}
         return made
 
     def then(self, later: "_Episodes") -> "_Episodes":
         """Return these episodes and the later ones."""
-        made = _Episodes()
-        made.returns = self.returns + later.returns
-        made.lengths = self.lengths + later.lengths
+        made, count = _Episodes(), len(self.found)
+        made.found = self.found | {count + number: each for number, each in later.found.items()}
         return made
 
 

@@ -14,7 +14,7 @@ __all__ = ["EpisodeLog"]
 
 SMOOTHING = 25
 EVERY = 10
-"""Of an episode's states, each tenth tells the Q-values' level."""
+"""Of the states, those of each tenth step tell the Q-values' level."""
 _RECORDED = {
     "q_imitation/imitation_reward": "imitation/reward",
     "q_imitation/agreement": "imitation/agreement",
@@ -22,7 +22,7 @@ _RECORDED = {
 
 
 class EpisodeLog(BaseCallback):
-    """Logs each training episode of one environment in `run`.
+    """Logs each training episode in `run`, those of all environments in the order in which they end.
 
     Args:
         run: where to.
@@ -57,10 +57,10 @@ class EpisodeLog(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.n_calls % EVERY == 0:
-            self._states.append(self.locals["new_obs"][0])
-        (info,) = self.locals["infos"]
-        if "episode" in info:
-            self._log(float(info["episode"]["r"]), float(info["episode"]["l"]))
+            self._states.extend(self.locals["new_obs"])
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self._log(float(info["episode"]["r"]), float(info["episode"]["l"]))
         return True
 
     def _log(self, episode_return: float, length: float) -> None:

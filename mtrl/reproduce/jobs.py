@@ -1,32 +1,42 @@
-"""The trainings of `mtrl reproduce aqil`, each in a process of its own, two at a time or as many as there are cores.
+"""Trainings that are functions, each in a process of its own, as many at a time as there are cores.
 
-A finished training is a file, whose name ends in a digest of settings and code: it is not repeated,
-and other settings or other code start afresh beside it. An interrupted one begins anew; each takes
-minutes.
+A finished training is a file, whose name ends in a digest of what it was told and of the code: it is not
+repeated, and other settings or other code start afresh beside it. An interrupted one begins anew, so
+each should take minutes at most.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
+import torch
+
+from mtrl.cli import guarded
 from mtrl.durable import replace_file, reporting
 from mtrl.errors import MtrlError
-from mtrl.interrupts import Interrupted, Interrupts
-from mtrl.reproduce.aqil_training import AqilSettings, Part, Trained, train
+from mtrl.interrupts import Interrupted, Interrupts, terminate_after
 
-__all__ = ["Job", "carry_out_jobs", "jobs_of"]
+__all__ = ["Finished", "Job", "carry_out_jobs", "main"]
 
 POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a training came to: JSON values, and the seconds that it took."""
+
+    values: Any
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,65 +44,53 @@ class Job:
     """One training.
 
     Attributes:
-        part: which one.
-        seed: of all its random streams.
-        settings: that decide it.
+        name: what progress and errors call it.
+        stem: how its file's name begins.
+        function: `module:function`, called with `told` by name; it returns JSON values.
+        told: JSON values that decide the training, the seed among them.
         folder: where its file goes.
         code: what identifies the code, so that no numbers of other code are reported as this one's.
     """
 
-    part: Part
-    seed: int
-    settings: AqilSettings
+    name: str
+    stem: str
+    function: str
+    told: Mapping[str, Any]
     folder: Path
     code: Mapping[str, str]
 
     @property
-    def name(self) -> str:
-        """What progress and errors call it."""
-        return f"{self.part}, seed {self.seed}"
-
-    @property
     def file(self) -> Path:
         """What is written when it is finished."""
-        content = json.dumps([asdict(self.settings), dict(self.code)], sort_keys=True)
+        content = json.dumps([self.function, dict(self.told), dict(self.code)], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-        return self.folder / f"{self.part}-seed-{self.seed}-{digest}.json"
+        return self.folder / f"{self.stem}-{digest}.json"
 
     @cached_property
     def request(self) -> str:
         """What the process that trains is told."""
-        told = {"part": self.part, "seed": self.seed, "settings": asdict(self.settings)}
-        return json.dumps(told | {"file": str(self.file)})
+        told = {"function": self.function, "told": dict(self.told), "file": str(self.file)}
+        return json.dumps(told)
 
-    def finished(self) -> tuple[dict[str, Trained], float] | None:
-        """Return what each mode did and the seconds that it took, or None while it is not finished."""
+    def finished(self) -> Finished | None:
+        """Return what it came to, or None while it is not finished.
+
+        Raises:
+            MtrlError: its file is damaged.
+        """
         try:
-            values = json.loads(self.file.read_bytes())
-            made = {mode: Trained.from_json(each) for mode, each in values["modes"].items()}
-            return made, float(values["seconds"])
+            found = json.loads(self.file.read_bytes())
+            return Finished(values=found["values"], seconds=float(found["seconds"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise MtrlError(
                 f"{self.file}: damaged ({error!r}); delete it, and the training is repeated"
             ) from error
 
 
-def jobs_of(
-    settings: AqilSettings, seeds: Sequence[int], folder: Path, code: Mapping[str, str]
-) -> list[Job]:
-    """Return all trainings, the long ones first, so that no core idles at the end."""
-    parts = sorted(get_args(Part), key=lambda part: part != "imitation")
-    return [
-        Job(part=part, seed=seed, settings=settings, folder=folder, code=code)
-        for part in parts
-        for seed in seeds
-    ]
-
-
 def carry_out_jobs(jobs: Sequence[Job], processes: int) -> None:
-    """Carry out what is not finished of `jobs`, `processes` at a time.
+    """Carry out what is not finished of `jobs`, `processes` at a time, in their order.
 
     Raises:
         Interrupted: a signal asked to stop; what is finished is kept.
@@ -132,7 +130,7 @@ def _started(job: Job) -> subprocess.Popen[bytes]:
         job.folder.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "mtrl.reproduce.aqil_jobs", job.request],
+                [sys.executable, "-m", "mtrl.reproduce.jobs", job.request],
                 stdin=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, **threads},
@@ -147,7 +145,7 @@ def _check(job: Job, code: int) -> None:
         lines = _log(job).read_text(errors="replace").strip().splitlines() or ["it wrote no error"]
         raise MtrlError(f"{job.name} failed with exit code {code}: {lines[-1]}; see {_log(job)}")
     _log(job).unlink()
-    _say(f"{job.name}: finished in {found[1]:.0f} s")
+    _say(f"{job.name}: finished in {found.seconds:.0f} s")
 
 
 def _log(job: Job) -> Path:
@@ -159,29 +157,19 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def main(request: str) -> None:
-    """Train as `request` says, in the process that it was made for."""
-    import torch
-
+def main() -> None:
+    """Train as the request says, in the process that it was made for."""
     # Standard input ends when the process that wants the training dies, and then so does this one.
-    threading.Thread(target=_end_when_unwanted, daemon=True).start()
+    terminate_after(sys.stdin.read)
     torch.set_num_threads(1)
-    told: dict[str, Any] = json.loads(request)
-    given = told["settings"]
-    pairs = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    settings, clock = AqilSettings(**given | pairs), time.monotonic()
-    made = train(cast(Part, told["part"]), settings, int(told["seed"]))
-    values = {
-        "seconds": time.monotonic() - clock,
-        "modes": {mode: each.to_json() for mode, each in made.items()},
-    }
-    replace_file(Path(told["file"]), json.dumps(values).encode())
-
-
-def _end_when_unwanted() -> None:
-    sys.stdin.read()
-    os._exit(1)
+    request = json.loads(sys.argv[1])
+    module, _, name = request["function"].partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    clock = time.monotonic()
+    values = function(**request["told"])
+    made = {"seconds": time.monotonic() - clock, "values": values}
+    replace_file(Path(request["file"]), json.dumps(made).encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(guarded(main))
