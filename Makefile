@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 PEERS := .peers/learn2learn/learn2learn/algorithms/meta_sgd.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format types clean help
+.PHONY: demo test test-slow peers lint format types clean help
 
 help:
 	@echo "make demo       meta-train on 2-D navigation and print how it adapts to unseen tasks (2 min)"
 	@echo "make test       run the tests; make test-slow runs the evidence that takes minutes too"
+	@echo "make peers      install what benchmarks compare with: learn2learn, torchopt, higher, jax, rliable"
 	@echo "make lint       check format and style; make format mends what can be mended"
 	@echo "make types      check types"
 	@echo "make clean      remove the environment and what was built"
@@ -52,7 +53,11 @@ $(VENV)/.made:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
+# What the benchmarks compare with beside that, and the statistics that one test does; each in its own environment.
+peers: $(VENV)/.dev
+	$(BIN)/python scripts/install_peers.py
+
 # What the tests compare with is fetched once, by pip.
 $(PEERS): $(VENV)/.dev requirements/learn2learn.txt scripts/install_peers.py
-	$(BIN)/python scripts/install_peers.py
+	$(BIN)/python scripts/install_peers.py learn2learn
 	@touch $@

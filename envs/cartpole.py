@@ -192,6 +192,7 @@ cartpole = FamilySpec(
     presets={
         "default-physics": {},
         "wide": {"ranges": _WIDE},
+        "wide-200": {"ranges": {**_WIDE, "step_limit": 200.0}},
         "interpolation": {
             "split_rule": "interpolation",
             "held_out": {"length": ((0.5, 0.7),)},

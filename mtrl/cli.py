@@ -21,7 +21,9 @@ COMMANDS = {
     "train": "train in a run directory, or resume a run",
     "evaluate": "measure how a run adapts to unseen tasks, or a multi-task run on each of its tasks",
     "compare": "say whether sharing helps: specialists, a shared trunk, nothing shared",
+    "benchmark": "compare learners: how well they adapt, and how fast",
     "report": "write one HTML page and one Markdown file of any runs",
+    "film": "make animated GIFs of what a run's agent does, before and after it adapts",
     "reproduce": "reproduce a published table, or make one of our own",
     "watch": "serve TensorBoard for a directory of runs, on this machine only",
 }

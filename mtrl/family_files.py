@@ -57,7 +57,8 @@ def with_kept_family(config: C, directory: Path) -> C:
     """
     settings: Any = config
     copy = directory / _KEPT
-    if not (is_family_file(settings.family) and copy.exists()):
+    # Runs on several families take registered ones only.
+    if not (is_family_file(getattr(settings, "family", "")) and copy.exists()):
         return config
     changed: C = dataclasses.replace(settings, family=str(copy))
     return changed

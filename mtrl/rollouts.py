@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mtrl.errors import UsageError
+from mtrl.host_reads import reads_are_free
 from mtrl.nets import Params
 from mtrl.policies import Policy
 
 __all__ = ["CHECK_EVERY", "EpisodeBatch", "Rollout", "collect", "episode_steps"]
 
 CHECK_EVERY = 32
-"""Steps between two looks at whether any episode goes on: each waits for an accelerator."""
+"""Steps between two looks at whether any episode goes on."""
 _LONGEST = 100_000
 
 
@@ -108,6 +109,8 @@ def collect(
 ) -> Rollout:
     """Run one episode in every slot of `env` with `policy`.
 
+    On a CPU it stops when all have ended; on an accelerator, which it never waits for, it runs to the horizon.
+
     Args:
         env: a batch with tasks * episodes slots, ordered by task.
         policy: gives the action distribution.
@@ -121,7 +124,7 @@ def collect(
     """
     tasks, episodes = shape
     slots, device = tasks * episodes, generator.device
-    horizon = episode_steps(env.horizon, max_episode_steps)
+    horizon, looks = episode_steps(env.horizon, max_episode_steps), reads_are_free(device)
     seeds = torch.randint(2**62, (slots,), generator=generator, device=device)
     noise = policy.noise((horizon, tasks, episodes), generator)
     observation = env.reset(seeds)
@@ -130,7 +133,7 @@ def collect(
         key: [] for key in ("obs", "act", "logp", "rew", "mask", "term")
     }
     for step in range(horizon):
-        if step and step % CHECK_EVERY == 0 and not running.any():
+        if looks and step and step % CHECK_EVERY == 0 and not running.any():
             break
         history["obs"].append(observation)
         distribution = policy(params, observation.view(tasks, episodes, -1))
@@ -148,7 +151,7 @@ def collect(
         rows = torch.stack(history[key], dim=1)
         return rows.view(tasks, episodes, *rows.shape[1:])
 
-    return Rollout(
+    rollout = Rollout(
         observations=stacked("obs"),
         actions=stacked("act"),
         log_probs=stacked("logp"),
@@ -156,4 +159,5 @@ def collect(
         mask=stacked("mask"),
         terminated=stacked("term"),
         final_observations=observation.view(tasks, episodes, -1),
-    ).trimmed()
+    )
+    return rollout.trimmed() if looks else rollout

@@ -90,9 +90,32 @@ TAGS: tuple[Tag, ...] = (
         description="Rise of the surrogate objective in the accepted outer step.",
     ),
     Tag(
+        pattern="outer/value_loss",
+        description="Squared error of a recurrent policy's values, in units of a trial's length.",
+    ),
+    Tag(
+        pattern="outer/entropy",
+        description="Mean entropy of a recurrent policy that makes choices.",
+        unit="nats",
+    ),
+    Tag(
+        pattern="outer/clip_share",
+        description="Share of the steps whose probability ratio is beyond PPO's clip.",
+        unit="fraction",
+    ),
+    Tag(
         pattern="outer/step_fraction",
         description="Part of the full TRPO step that the line search took; 0 = refused.",
         unit="fraction",
+    ),
+    Tag(
+        pattern="context/divergence",
+        description="Mean KL divergence from PEARL's prior to its beliefs about tasks.",
+        unit="nats",
+    ),
+    Tag(
+        pattern="context/deviation",
+        description="Mean standard deviation of PEARL's beliefs about a latent.",
     ),
     Tag(
         pattern="time/iterations_per_second",
@@ -103,6 +126,23 @@ TAGS: tuple[Tag, ...] = (
     Tag(
         pattern="time/env_steps_per_second",
         description="Environment steps per second of wall-clock time.",
+        unit="1/s",
+        wall_clock=True,
+    ),
+    Tag(
+        pattern="benchmark/milliseconds",
+        description="Time of one step of a variant in `mtrl benchmark adaptation`, median.",
+        unit="ms",
+        wall_clock=True,
+    ),
+    Tag(
+        pattern="benchmark/speedup",
+        description="How often that time goes into the first variant's.",
+        wall_clock=True,
+    ),
+    Tag(
+        pattern="benchmark/adaptations_per_second",
+        description="Tasks adapted to per second, median.",
         unit="1/s",
         wall_clock=True,
     ),
@@ -180,6 +220,82 @@ TAGS: tuple[Tag, ...] = (
         pattern="conflict/{trunk}/negative_share",
         description="Share of pairs of tasks whose gradients of a trunk point apart.",
         unit="fraction",
+    ),
+    Tag(
+        pattern="incremental/stage",
+        description="Stage of the sequence that the step belongs to, from 1; 0 before any training.",
+    ),
+    Tag(
+        pattern="incremental/score/{task}",
+        description="Score of a task: while it is learnt, and of every task after each stage.",
+    ),
+    Tag(
+        pattern="incremental/{measure}",
+        description="A measure of the performance matrix as if training ended after this stage.",
+    ),
+    Tag(
+        pattern="curriculum/probability/{task}",
+        description="Probability of a task to be proposed next.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="curriculum/share/{task}",
+        description="Share of the credited episodes since the last point that a task had.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="curriculum/success/{task}",
+        description="Mean success of a task's credited episodes since the last point.",
+        unit="fraction",
+    ),
+    Tag(
+        pattern="curriculum/progress/{task}",
+        description="Absolute learning progress of a task, as its curriculum defines it.",
+    ),
+    Tag(
+        pattern="curriculum/progress",
+        description="ALP-GMM's mean absolute learning progress, of returns scaled to [0, 1].",
+    ),
+    Tag(
+        pattern="curriculum/learnability/{task}",
+        description="p (1 - p) of a task's success rate p.",
+    ),
+    Tag(
+        pattern="curriculum/weight/{task}",
+        description="The adversary's weight of a task.",
+        unit="fraction",
+    ),
+    Tag(pattern="curriculum/score/{task}", description="Level replay's score of a task."),
+    Tag(
+        pattern="curriculum/staleness/{task}",
+        description="Draws since a task's last one.",
+        unit="draws",
+    ),
+    Tag(pattern="curriculum/stage", description="The present stage, from 0."),
+    Tag(
+        pattern="curriculum/mean/{parameter}",
+        description="Mean of a task parameter over the credited episodes since the last point.",
+    ),
+    Tag(
+        pattern="curriculum/deviation/{parameter}",
+        description="Standard deviation of the same.",
+    ),
+    Tag(
+        pattern="curriculum/lower/{parameter}",
+        description="Lower bound of a task parameter under domain randomisation.",
+    ),
+    Tag(pattern="curriculum/upper/{parameter}", description="Its upper bound."),
+    Tag(
+        pattern="curriculum/entropy",
+        description="Entropy of the tasks' probabilities; of domain randomisation, the mean "
+        "logarithm of its widths, NaN while one is 0.",
+        unit="nats",
+        allow_nan=True,
+    ),
+    Tag(
+        pattern="curriculum/divergence",
+        description="KL divergence from self-paced learning's target.",
+        unit="nats",
     ),
     Tag(
         pattern="train/explained_variance",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mtrl.errors import UsageError
+from mtrl.films import check_frames, gif_bytes
 from mtrl.tags import find_tag
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class Tracker:
         find_tag(tag, "image")
         buffer = io.BytesIO()
         if isinstance(picture, np.ndarray):
-            _as_images(picture[None])[0].save(buffer, format="PNG")
+            from PIL import Image
+
+            Image.fromarray(check_frames(picture[None])[0]).save(buffer, format="PNG")
         else:
             picture.savefig(buffer, format="png")
         self._add_encoded(step, tag, buffer.getvalue())
@@ -70,12 +72,7 @@ class Tracker:
     def animation(self, step: int, tag: str, frames: np.ndarray, fps: float = 20.0) -> None:
         """Log frames, uint8 (time, height, width, 3), as an animated GIF among the images."""
         find_tag(tag, "image")
-        first, *others = _as_images(frames)
-        buffer = io.BytesIO()
-        first.save(
-            buffer, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0
-        )
-        self._add_encoded(step, tag, buffer.getvalue())
+        self._add_encoded(step, tag, gif_bytes(frames, fps))
 
     def hparams(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Log a run's settings for the HPARAMS table beside the scalars named in `metrics`.
@@ -124,17 +121,6 @@ def _number_earlier_sessions(directory: Path) -> None:
     clocked = [name for name in names if not name.startswith(EARLIER_SESSIONS)]
     for index, name in enumerate(clocked, start=len(numbered)):
         (directory / name).rename(directory / f"{EARLIER_SESSIONS}{index:06d}")
-
-
-def _as_images(frames: np.ndarray) -> list[Any]:
-    from PIL import Image
-
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise UsageError(
-            f"pictures are uint8 (height, width, 3), got {frames.dtype} {frames.shape[1:]}, "
-            f"{len(frames)} of them"
-        )
-    return [Image.fromarray(frame) for frame in frames]
 
 
 def _flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 import tyro
-from benchmarks.measure import interleaved
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from mtrl.agents.networks.layers import Affine
+from mtrl.benchmarks.measure import interleaved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from benchmarks.measure import Build, Variant, interleaved, memory_growth, speedups
 from benchmarks.multitask import OURS, PEER, Problem, builds, step_of
-from benchmarks.report import Row, csv_text, table
 
+from mtrl.benchmarks.measure import Build, Variant, interleaved, memory_growth, speedups
+from mtrl.benchmarks.report import Row, csv_text, table
 from mtrl.cli import guarded
 from mtrl.versions import library_versions
 

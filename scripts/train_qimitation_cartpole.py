@@ -20,10 +20,10 @@ from pathlib import Path
 import tyro
 
 from mtrl.agents.experts import CartPoleExpert, model_expert
-from mtrl.agents.q_learning import Budget, CarryOver, Mode, Plan
+from mtrl.agents.q_learning import Budget, Mode, Plan
 from mtrl.agents.saving import save_agent
 from mtrl.cli import guarded
-from mtrl.reproduce.aqil_training import AqilSettings, make_agent, play
+from mtrl.reproduce.aqil_training import AqilSettings, carry_over, make_agent, play
 from mtrl.reproduce.aqil_watching import EpisodeLog
 from mtrl.runs import Run
 
@@ -52,7 +52,7 @@ def main() -> None:
         mode=settings.mode,
         total=Budget(episodes=how.episodes),
         imitation_share=how.imitation_episodes / how.episodes,
-        carry_over=CarryOver(value_updates=how.value_updates),
+        carry_over=carry_over(how),
     )
     expert = CartPoleExpert.of_paper(how.derivative)
     test = {"step_limit": how.step_limit, "seed": settings.seed, "expert": expert}

@@ -1,14 +1,11 @@
 """Other people's implementations that the tests compare mtrl with."""
 
-import importlib
 import importlib.util
 import os
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+
+from mtrl.benchmarks.adaptation.peers.by_learn2learn import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ROOT / ".peers" / "learn2learn"
@@ -28,18 +25,7 @@ def load_learn2learn(path: Path | None = None) -> SimpleNamespace:
     Raises:
         FileNotFoundError: it is nowhere; the message has the command that fetches it.
     """
-    package = _locate(path)
-    with _empty_packages(
-        {"learn2learn": package, "learn2learn.algorithms": package / "algorithms"}
-    ):
-        maml = importlib.import_module("learn2learn.algorithms.maml")
-        meta_sgd = importlib.import_module("learn2learn.algorithms.meta_sgd")
-    return SimpleNamespace(
-        MAML=maml.MAML,
-        MetaSGD=meta_sgd.MetaSGD,
-        maml_update=maml.maml_update,
-        meta_sgd_update=meta_sgd.meta_sgd_update,
-    )
+    return load(_locate(path))
 
 
 def _locate(path: Path | None) -> Path:
@@ -56,22 +42,3 @@ def _locate(path: Path | None) -> Path:
         f"learn2learn 0.2.0 is not in {folder}: run `python scripts/install_peers.py`, "
         f"or set {VARIABLE} to the folder of its unpacked source"
     )
-
-
-@contextmanager
-def _empty_packages(places: dict[str, Path]) -> Iterator[None]:
-    before = _pop_learn2learn()
-    for name, place in places.items():
-        package = types.ModuleType(name)
-        package.__path__ = [str(place)]
-        sys.modules[name] = package
-    try:
-        yield
-    finally:
-        _pop_learn2learn()
-        sys.modules.update(before)
-
-
-def _pop_learn2learn() -> dict[str, types.ModuleType]:
-    names = [n for n in sys.modules if n == "learn2learn" or n.startswith("learn2learn.")]
-    return {name: sys.modules.pop(name) for name in names}

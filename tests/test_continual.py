@@ -27,6 +27,7 @@ from mtrl.evaluation.continual import (
     interval_table,
     learning_area,
     negative_transfer,
+    pooled,
 )
 from mtrl.evaluation.continual_file import read_matrix, write_matrix
 
@@ -437,3 +438,16 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     ):
         with pytest.raises(MissingExtraError, match=r"mtrl-suite\[plot\]"):
             draw()
+
+
+def test_matrices_of_several_runs_become_one_where_they_fit() -> None:
+    def of_seed(seed: int, order: tuple[str, ...] = ("a", "b")) -> PerformanceMatrix:
+        scores = np.arange(6.0).reshape(1, 3, 2) + seed
+        return PerformanceMatrix(tasks=("a", "b"), order=order, seeds=(seed,), scores=scores)
+
+    together = pooled([of_seed(0), of_seed(3)])
+    assert together is not None
+    assert together.seeds == (0, 3)
+    np.testing.assert_array_equal(together.scores[1] - together.scores[0], np.full((3, 2), 3.0))
+    assert pooled([of_seed(0), of_seed(0)]) is None
+    assert pooled([of_seed(0), of_seed(3, ("b", "a"))]) is None

@@ -15,6 +15,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from mtrl.cli import COMMANDS
+from mtrl.commands.benchmark_adaptation import parse_adaptation
+from mtrl.commands.benchmark_quality import parse_quality
 from mtrl.commands.compare import parse_comparison
 from mtrl.commands.evaluate import EvaluateOptions
 from mtrl.commands.families import FamiliesOptions
@@ -73,6 +75,8 @@ def test_a_documented_command_is_understood(page: str, arguments: list[str]) -> 
         parse_training(KINDS[rest[0]], rest[1:], "mtrl train")
     if command == "compare":
         parse_comparison(rest)
+    if command == "benchmark":
+        {"adaptation": parse_adaptation, "quality": parse_quality}[rest[0]](rest[1:])
     options: dict[str, Any] = {
         "families": FamiliesOptions,
         "evaluate": EvaluateOptions,

@@ -11,7 +11,15 @@ from mtrl.envs.registry import family_names
 from mtrl.runs import CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
-OTHERS = {"train_multitask_cartpole", "train_multitask_halfcheetah", "train_qimitation_cartpole"}
+OTHERS = {
+    "train_incremental_cartpole",
+    "train_incremental_two_families",
+    "train_multitask_cartpole",
+    "train_multitask_halfcheetah",
+    "train_qimitation_cartpole",
+    "train_rl2_bandit",
+    "train_rl2_navigation2d",
+}
 SCRIPTS = sorted(path for path in (ROOT / "scripts").glob("train_*.py") if path.stem not in OTHERS)
 TINY = ["--iterations", "1", "--tasks-per-batch", "2", "--test-tasks", "2"]
 TINY_EPISODES = ["--episodes-per-task", "2", "--max-episode-steps", "8", "--hidden", "4"]
@@ -89,3 +97,24 @@ def test_options_override_a_file_and_a_file_the_scripts_settings(
     assert run_script(script, [*arguments, "--seed", "4"], monkeypatch) == 0
     made = (tmp_path / "run" / CONFIG).read_text()
     assert 'preset = "10-arms"' in made and "seed = 4" in made
+
+
+@pytest.mark.parametrize(
+    ("script", "columns"), [("train_rl2_bandit", 1), ("train_rl2_navigation2d", 3)]
+)
+def test_a_recurrent_script_prints_the_return_of_every_episode_of_a_trial(
+    script: str,
+    columns: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size = ["--iterations", "1", "--tasks-per-batch", "4", "--test-tasks", "2"]
+    size += ["--max-episode-steps", "8", "--learner.units", "4"]
+    arguments = ["--dir", str(tmp_path / "run"), *size]
+    assert run_script(ROOT / "scripts" / f"{script}.py", arguments, monkeypatch) == 0
+    printed = capsys.readouterr().out.strip()
+    (row,) = [line for line in printed.splitlines() if line.startswith("RL2  ")]
+    assert len(re.findall(r"\[", row)) == columns
+    # With one episode in a trial there is nothing to forget between episodes.
+    assert ("no adaptation" in printed) == (columns > 1)

@@ -17,16 +17,22 @@ FOLDERS = {"mtrl": ROOT / "mtrl", "mtrl.envs": ROOT / "envs", "mtrl.agents": ROO
 
 # What runs whole experiments may import everything; every other module of `mtrl` is a leaf.
 TOP_PACKAGES = (
+    "mtrl.benchmarks",
     "mtrl.commands",
     "mtrl.compare",
     "mtrl.evaluation",
+    "mtrl.incremental",
+    "mtrl.meta.pearl",
     "mtrl.multitask",
     "mtrl.reproduce",
 )
 TOP_MODULES = {
     "mtrl.__main__",
     "mtrl.cli",
+    "mtrl.curricula",
+    "mtrl.curriculum_curves",
     "mtrl.meta.kinds",
+    "mtrl.meta.recurrent.training",
     "mtrl.meta.reinforcement",
     "mtrl.meta.session",
     "mtrl.meta.supervised",

@@ -336,3 +336,40 @@ def test_fine_tuning_forgets_what_ewc_packnet_and_cloning_keep() -> None:
         lost[name] = scores[1, 0] - scores[2, 0]
     assert lost["fine-tune"] > 3
     assert max(lost["ewc"], lost["packnet"], lost["cloning"]) <= 1, lost
+
+
+# Scores
+
+
+def test_drawn_actions_are_the_same_at_every_call_and_move_no_stream() -> None:
+    agent = ppo("up", "down")
+    best, drawn = (
+        EpisodeScorer(envs("up", "down", slots=50), actions=actions)
+        for actions in ("best", "drawn")
+    )
+    before = torch.get_rng_state(), agent.action_space.np_random.bit_generator.state
+    first, _ = drawn.episodes(agent, 0)
+    assert_array_equal(torch.get_rng_state(), before[0])
+    assert agent.action_space.np_random.bit_generator.state == before[1]
+    torch.rand(5)
+    assert_array_equal(drawn.episodes(agent, 0)[0], first)
+    # A new policy hardly prefers anything: drawn actions give episodes of every kind.
+    assert len(set(first.tolist())) > len(set(best.episodes(agent, 0)[0].tolist()))
+    other = EpisodeScorer(envs("up", "down", slots=50), actions="drawn", seed=1)
+    assert (other.episodes(agent, 0)[0] != first).any()
+
+
+def test_scaled_scores_are_cut_episode_by_episode() -> None:
+    agent = ppo("up", "down")
+    plain = EpisodeScorer(envs("up", "down", slots=50), actions="drawn")
+    returns, _ = plain.episodes(agent, 0)
+    low, high = np.quantile(returns, [0.2, 0.7])
+    scaled = EpisodeScorer(
+        envs("up", "down", slots=50), score="scaled", bounds=[(low, high)] * 2, actions="drawn"
+    )
+    expected = [min(1.0, max(0.0, (each - low) / (high - low))) for each in returns]
+    assert_allclose(scaled(agent, 0), np.mean(expected))
+    # Cutting the mean instead would be another number.
+    assert abs(np.mean(expected) - (returns.mean() - low) / (high - low)) > 0.01
+    with pytest.raises(UsageError, match="give bounds"):
+        EpisodeScorer(envs("up", "down"), score="scaled", bounds=[(0.0, 1.0)])

@@ -16,6 +16,7 @@ from mtrl.evaluation import (
     iqm,
     normal_interval,
     paired_difference,
+    performance_profile,
     probability_of_improvement,
     stratified_interval,
 )
@@ -238,3 +239,28 @@ GOOD = [[1.0, 2.0], [3.0, 4.0]]
 def test_what_cannot_be_averaged_is_refused_by_name(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_profile_is_the_share_above_each_threshold_by_hand() -> None:
+    scores = [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
+    profile = performance_profile(scores, [0.0, 2.0, 3.5, 6.0], rng())
+    assert_allclose(profile.share, [1, 4 / 6, 3 / 6, 0], rtol=1e-15)
+    # At the ends nothing is left to chance; between, runs are resampled within each task.
+    assert_allclose([profile.low[0], profile.high[0], profile.high[3]], [1, 1, 0])
+    assert profile.low[1] < 4 / 6 < profile.high[1]
+    # All of the second task lies above 3.5 and none of the first, whichever runs are drawn.
+    assert_allclose([profile.low[2], profile.high[2]], [0.5, 0.5])
+
+
+def test_a_profile_of_one_run_has_no_bounds() -> None:
+    profile = performance_profile([[1.0, 2.0]], [1.5], rng())
+    assert_allclose(profile.share, [0.5])
+    assert math.isnan(profile.low[0])
+
+
+def test_the_generator_alone_decides_a_profile() -> None:
+    scores = SKEWED.reshape(8, 5)
+    one, same, other = (performance_profile(scores, [0.5, 1.0], rng(s)) for s in (1, 1, 2))
+    assert_allclose(one.low, same.low, rtol=0)
+    assert_allclose(one.high, same.high, rtol=0)
+    assert (one.low != other.low).any() or (one.high != other.high).any()

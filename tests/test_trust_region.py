@@ -159,7 +159,9 @@ def test_the_radius_bounds_the_step() -> None:
 def test_adapting_for_acting_gives_the_linearised_point() -> None:
     problem = Problem(MetaSGD(inner_steps=2))
     acting = problem.how.adapt(problem.meta, problem.supports)
-    linear = problem.how.linearize(problem.meta, problem.supports).adapted
+    linear = problem.how.linearize(
+        problem.meta, problem.supports, problem.query.weights.shape[0]
+    ).adapted
     assert_close(acting, linear, **EXACT)
     assert not any(value.requires_grad for value in acting.values())
 

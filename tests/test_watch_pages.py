@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from mtrl.incremental.watching import CHARTS as INCREMENTAL_CHARTS
 from mtrl.meta.kinds import KINDS
+from mtrl.meta.pearl.training import CHARTS as PEARL_CHARTS
+from mtrl.meta.recurrent.training import CHARTS as RECURRENT_CHARTS
 from mtrl.meta.reinforcement import ReinforcementConfig, meta_train_reinforcement
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.meta.watching import Charts, chart_layout
 from mtrl.metrics import read_metrics
-from mtrl.multitask.watching import CHARTS
+from mtrl.multitask.watching import charts as multitask_charts
 from mtrl.runs import Run
 from mtrl.tags import TAGS, tags_markdown
 
@@ -32,7 +35,10 @@ PAGE = (Path(__file__).resolve().parent.parent / "docs" / "tensorboard.md").read
 LAYOUTS: dict[str, Charts] = {
     "supervised": chart_layout("error", step_sizes=True),
     "rl": chart_layout("return", step_sizes=True),
-    "multitask": CHARTS,
+    "recurrent": RECURRENT_CHARTS,
+    "pearl": PEARL_CHARTS,
+    "multitask": multitask_charts(curriculum=True),
+    "incremental": INCREMENTAL_CHARTS,
 }
 SUPERVISED = SupervisedConfig(
     hidden=(6,), tasks_per_batch=3, iterations=4, log_every=1, evaluate_every=2, test_tasks=4
@@ -195,7 +201,7 @@ def test_a_resumed_run_shows_each_step_once_and_the_values_of_its_file(
 def test_images_are_those_that_the_page_names(board: Board) -> None:
     images = board.get("plugin/images/tags")
     (row,) = (row for row in table(section("Pages by kind of run")) if row[0] == "IMAGES")
-    supervised, reinforcement, _ = (set(re.findall(r"`(\w+/\w+)`", cell)) for cell in row[1:])
+    supervised, reinforcement, *_ = (set(re.findall(r"`(\w+/\w+)`", cell)) for cell in row[1:])
     assert set(images["sine/quick"]) == supervised
     assert set(images["nav"]) == reinforcement
     query = urllib.parse.urlencode({"run": "nav", "tag": "trajectories/held_out", "sample": 0})
@@ -212,7 +218,7 @@ def test_the_layout_is_that_of_both_kinds_and_every_chart_finds_its_curves(board
         for chart in category["chart"]
     }
     rows = table(section("Charts"))
-    documented = {(row[1], row[2]) for row in rows if row[0] != "`multitask`"}
+    documented = {(row[1], row[2]) for row in rows if row[0] in ("`supervised`", "`rl`")}
     assert set(served) == documented
     for kind, run in (("supervised", "sine/quick"), ("rl", "nav")):
         for charts in LAYOUTS[kind].values():

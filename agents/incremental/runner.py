@@ -104,6 +104,11 @@ class IncrementalRunner:
         return self.stage == len(self.tasks)
 
     @property
+    def stage_start(self) -> int:
+        """Environment steps that were done when the present stage began, or the last one if none runs."""
+        return self._start
+
+    @property
     def matrix(self) -> PerformanceMatrix:
         """Return the scores so far; those of stages to come are NaN."""
         return PerformanceMatrix(
@@ -176,13 +181,13 @@ class IncrementalRunner:
             first=self.stage == 0,
         )
 
+    def measure(self, task: int) -> float:
+        """Return the score of the agent as it is now on the task of this number."""
+        with self.method.playing(task):
+            return self.scorer(self.agent, task)
+
     def _measured(self) -> list[float]:
-        """Return the score of each task now."""
-        scores = []
-        for task in range(len(self._env.names)):
-            with self.method.playing(task):
-                scores.append(self.scorer(self.agent, task))
-        return scores
+        return [self.measure(task) for task in range(len(self._env.names))]
 
     # Checkpoints
 

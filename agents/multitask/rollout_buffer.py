@@ -75,6 +75,8 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
         *args: as of `RolloutBuffer`.
         tasks: how many tasks there are.
         normalise: whether advantages have mean 0 and deviation 1 within each task of the rollout.
+        equal: whether minibatches have equal shares of the tasks; else the shares of the rollout,
+            which a curriculum has chosen.
         **others: as of `RolloutBuffer`.
 
     Attributes:
@@ -84,8 +86,15 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
         UsageError: the observations are no vectors with room for the context.
     """
 
-    def __init__(self, *args: Any, tasks: int, normalise: bool = True, **others: Any) -> None:
-        self.tasks, self.normalise = tasks, normalise
+    def __init__(
+        self,
+        *args: Any,
+        tasks: int,
+        normalise: bool = True,
+        equal: bool = True,
+        **others: Any,
+    ) -> None:
+        self.tasks, self.normalise, self.equal = tasks, normalise, equal
         self.included = np.ones(tasks, np.bool_)
         super().__init__(*args, **others)
         if len(self.obs_shape) != 1 or self.obs_shape[0] <= tasks:
@@ -138,7 +147,9 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
         places = step * self.n_envs + slot
         if not self.included.all():
             places = places[self.included[self._owners[places]]]
-        order = torch.from_numpy(equal_shares(places, self._owners, self.tasks)).to(self.device)
+        if self.equal:
+            places = equal_shares(places, self._owners, self.tasks)
+        order = torch.from_numpy(places).to(self.device)
         for chosen in torch.split(order, batch_size or samples):
             yield RolloutBufferSamples(*(tensor[chosen] for tensor in self._columns))
 

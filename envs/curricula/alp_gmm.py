@@ -93,6 +93,12 @@ class AlpGmm(BoxCurriculum):
         # One row per episode: its task, its scaled return, its progress.
         self._episodes = np.empty((0, box.dimensions + 2))
 
+    @property
+    def progress(self) -> float:
+        """Mean absolute learning progress of the last `fit_every` episodes; 0 before the first."""
+        recent = self._episodes[-self.settings.fit_every :, -1]
+        return float(recent.mean()) if len(recent) else 0.0
+
     def _draw(self) -> tuple[Array, int | None]:
         if self.mixture is None or self.rng.random() < self.settings.random:
             return self.rng.random(self.box.dimensions), None

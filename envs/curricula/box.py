@@ -70,10 +70,25 @@ class TaskBox:
         """How many numbers vary."""
         return int(self._bounds.shape[1])
 
+    @property
+    def coordinates(self) -> list[str]:
+        """The name of each coordinate: its parameter's, with a number if that has several."""
+        return [
+            name if limits.size is None else f"{name}_{place}"
+            for name, limits in self._ranges.items()
+            for place in range(limits.size or 1)
+        ]
+
+    def scaled(self, point: Array) -> Array:
+        """Return `point` (dimensions,) in the parameters' units, clipped to their ranges."""
+        low, high = self._bounds
+        values: Array = low + (high - low) * np.clip(point, 0, 1)
+        return values
+
     def task(self, point: Array) -> Task:
         """Return the task at `point` (dimensions,), which is clipped to [0, 1]."""
         low, high = self._bounds
-        scaled = low + (high - low) * np.clip(point, 0, 1)
+        scaled = self.scaled(point)
         # Rounding to float32 may pass the upper bound.
         values = np.clip(scaled.astype(np.float32), low, high)
         # Each step is in the split with probability 1/2; the far bound is always out of reach.

@@ -132,6 +132,16 @@ class LevelReplay(FiniteCurriculum):
         self._ages = np.zeros(len(tasks))
 
     @property
+    def scores(self) -> Array:
+        """The score of each level (tasks,); 0 of one not seen yet."""
+        return self._scores.copy()
+
+    @property
+    def ages(self) -> Array:
+        """How many draws ago each level's last one was (tasks,)."""
+        return self._ages.copy()
+
+    @property
     def replay_probability(self) -> float:
         """The probability that the next proposal is a replay."""
         seen = float(self._seen.mean())

@@ -199,9 +199,14 @@ class WorstRegret(_Measured):
         missing: Array = (np.isnan(self._returns) & (self._episodes == 0)).astype(np.float64)
         return missing
 
-    def _weights(self) -> Array:
+    @property
+    def weights(self) -> Array:
+        """The adversary's weights (tasks,), of sum 1."""
         weights: Array = np.exp(self._log_weights)
         return weights
+
+    def _weights(self) -> Array:
+        return self.weights
 
     def _learn(self, place: int, outcome: float, label: int | None) -> None:
         self._sums[place] += outcome

@@ -12,54 +12,22 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
+from mtrl.envs.curricula.credit import Judge, credit
 from mtrl.envs.curricula.protocol import Curriculum, Proposal
 from mtrl.envs.task import Task
 from mtrl.envs.wrappers.infos import PlainVectorWrapper, fresh_slots, skips_reset_steps
 from mtrl.envs.wrappers.task_statistics import TaskStatistics, VectorTaskStatistics
-from mtrl.errors import MtrlError, UsageError
+from mtrl.errors import UsageError
 
-__all__ = ["CurriculumSource", "Judge", "VectorCurriculumSource"]
-
-Judge = Callable[[float, bool | None], float]
-"""Makes an outcome of an episode's return and of its reported success, None if it reported none."""
-
-
-def _credit(
-    curriculum: Curriculum, judge: Judge | None, played: Proposal, episode: dict[str, Any]
-) -> None:
-    """Tell the curriculum of a finished episode.
-
-    Raises:
-        MtrlError: the environment played another task.
-        UsageError: the curriculum asks for success, and the environment reports none.
-    """
-    if episode["task_id"] != played.task.id:
-        raise MtrlError(
-            f"the environment played task {episode['task_id']}, the curriculum proposed "
-            f"{played.task.id}: put the curriculum's wrapper outside of all that choose tasks"
-        )
-    if curriculum.outcome == "score":
-        return
-    total, success = float(episode["r"]), episode.get("success")
-    if judge is not None:
-        curriculum.update(played, judge(total, success))
-    elif curriculum.outcome == "return":
-        curriculum.update(played, total)
-    elif success is None:
-        raise UsageError(
-            f"{type(curriculum).__name__} asks for success, but task {played.task.id} of family "
-            f"{played.task.family!r} reports none in its infos; give judge, for example "
-            "lambda total, success: float(total >= 195)"
-        )
-    else:
-        curriculum.update(played, float(success))
+__all__ = ["CurriculumSource", "VectorCurriculumSource"]
 
 
 class CurriculumSource(gym.Wrapper[Any, Any, Any, Any]):
     """An environment whose resets play the curriculum's proposals, and whose results teach it.
 
     `reset(options={"task": task})` plays that task, which is not credited; neither is an episode
-    that a reset cuts off. Wrappers that record episodes belong outside. A curriculum of scores is told nothing here: the learner computes them.
+    that a reset cuts off. Wrappers that record episodes belong outside. A curriculum of scores is told
+    nothing here: the learner computes them.
     Environments of one process may share a curriculum, also inside a `SyncVectorEnv`.
 
     Args:
@@ -92,7 +60,7 @@ class CurriculumSource(gym.Wrapper[Any, Any, Any, Any]):
         """Apply `action`; an episode's end is credited."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if (terminated or truncated) and self.played is not None:
-            _credit(self.curriculum, self.judge, self.played, info["episode"])
+            credit(self.curriculum, self.judge, self.played, info["episode"])
         return observation, reward, terminated, truncated, _without_episode(info)
 
 
@@ -156,7 +124,7 @@ class VectorCurriculumSource(PlainVectorWrapper):
         for slot in ended:
             played = self.played[slot]
             if played is not None:
-                _credit(self.curriculum, self.judge, played, _of_slot(info["episode"], slot))
+                credit(self.curriculum, self.judge, played, _of_slot(info["episode"], slot))
         if self._same_step:
             self._draw(ended)
         elif self._skips_reset_steps:

@@ -30,6 +30,9 @@ from mtrl.versions import library_versions
 
 __all__ = ["EvaluateOptions", "run"]
 
+_TASK_BY_TASK = ("multitask", "incremental")
+"""Kinds of run whose agents do not adapt."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
@@ -40,7 +43,8 @@ class EvaluateOptions:
     and evaluation.png (the curves).
 
     Of a multitask run it prints the mean return on each of its training tasks, over --episodes of each
-    (100 if left out), and writes evaluation.csv.
+    (100 if left out), and writes evaluation.csv. Of an incremental run it prints the performance matrix and
+    its measures too.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUNDIR")]
@@ -63,13 +67,15 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(EvaluateOptions, arguments, command="mtrl evaluate")
     torch.set_num_threads(options.threads)
-    if _is_multitask(options.run):
-        _evaluate_multitask(options)
+    kind = _kind(options.run)
+    if kind in _TASK_BY_TASK:
+        _evaluate_tasks(options, kind)
         return
     runs = [load_run(options.run)]
     if options.against is not None:
-        if _is_multitask(options.against):
-            raise UsageError(f"{options.against} is a multitask run, and {options.run} is not")
+        other = _kind(options.against)
+        if other in _TASK_BY_TASK:
+            raise UsageError(f"{options.against} is a {other} run, and {options.run} is not")
         runs.append(load_run(options.against))
         _check_comparable(*runs)
     first = runs[0]
@@ -85,23 +91,26 @@ def run(arguments: Sequence[str]) -> None:
     _write(options.output or options.run, runs, settings, tasks, scores)
 
 
-def _is_multitask(directory: Path) -> bool:
+def _kind(directory: Path) -> str:
+    """Return the kind of the run in `directory`; empty if it holds none."""
     manifest = directory / MANIFEST
-    return manifest.exists() and read_manifest(manifest)["kind"] == "multitask"
+    return str(read_manifest(manifest)["kind"]) if manifest.exists() else ""
 
 
-def _evaluate_multitask(options: EvaluateOptions) -> None:
-    # Stable-Baselines3 takes seconds to import, and other runs do without it.
-    from mtrl.commands.multitask import evaluate_multitask
-
+def _evaluate_tasks(options: EvaluateOptions, kind: str) -> None:
     settings = options.settings
     given = {"against": options.against, "steps": settings.steps, "shots": settings.shots}
     for name, value in given.items():
         if value is not None:
             raise UsageError(
-                f"--{name} is for runs that adapt, and {options.run} is a multitask run"
+                f"--{name} is for runs that adapt, and {options.run} is a run of the kind {kind}"
             )
-    evaluate_multitask(
+    # Stable-Baselines3 takes seconds to import, and other runs do without it.
+    if kind == "multitask":
+        from mtrl.commands.multitask import evaluate_multitask as evaluate
+    else:
+        from mtrl.commands.incremental import evaluate_incremental as evaluate
+    evaluate(
         options.run,
         episodes=settings.episodes,
         seed=settings.seed,

@@ -47,11 +47,13 @@ def _train_and_evaluate(kind_name: str, defaults: Any, arguments: Sequence[str])
     settings = trained.complete(EvaluationSettings(tasks=100, device=options.settings.device))
     tasks = trained.unseen_tasks(settings)
     name = options.settings.learner.name
-    scores = {
-        name: trained.scores(tasks, settings),
-        UNADAPTED: trained.scores(tasks, settings, adapting=False),
-    }
+    scores = {name: trained.scores(tasks, settings)}
+    if (
+        settings.steps is not None
+    ):  # else a trial has one episode, after which there is nothing to forget
+        scores[UNADAPTED] = trained.scores(tasks, settings, adapting=False)
     anchors = anchor_scores(trained.family, tasks, settings.steps or 0)
     print(f"{trained.score_name} on {settings.tasks} {trained.tasks_name}, mean [95% interval]")
     print(adaptation_table(scores | anchors, settings.seed))
-    print("", paired_rows(name, UNADAPTED, scores, settings.seed), sep="\n")
+    if UNADAPTED in scores:
+        print("", paired_rows(name, UNADAPTED, scores, settings.seed), sep="\n")

@@ -23,7 +23,7 @@ from mtrl.multitask.trained import load_multitask_run
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator
 
-__all__ = ["evaluate_multitask", "experiment"]
+__all__ = ["episodes_csv", "evaluate_multitask", "experiment", "mean_cell"]
 
 _EPISODES = 100
 
@@ -78,7 +78,8 @@ def evaluate_multitask(
     print(returns_table(trained.tasks, scores, seed))
     path = (output or directory) / "evaluation.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, _as_csv(trained.tasks, scores).encode())
+    names = task_names(trained.tasks)
+    replace_file(path, episodes_csv(names, trained.tasks, scores).encode())
     print(f"\nwritten to {path}", file=sys.stderr)
 
 
@@ -88,11 +89,11 @@ def returns_table(tasks: Sequence[Task], scores: TaskScores, seed: int) -> str:
     for name, task, returns, share in zip(
         task_names(list(tasks)), tasks, scores.returns, scores.successes, strict=True
     ):
-        rows.append([name, _mean(returns, seed), _percent(share), _differing(task, tasks)])
+        rows.append([name, mean_cell(returns, seed), _percent(share), _differing(task, tasks)])
     means = scores.returns.mean(1)
     # The tasks are fixed: only their episodes are a sample.
     rows.append(
-        ["mean", _mean(scores.returns.mean(0), seed), _percent(scores.successes.mean()), ""]
+        ["mean", mean_cell(scores.returns.mean(0), seed), _percent(scores.successes.mean()), ""]
     )
     rows.append(["worst", f"{means.min():.2f}", "", ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -100,7 +101,8 @@ def returns_table(tasks: Sequence[Task], scores: TaskScores, seed: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _mean(returns: Any, seed: int) -> str:
+def mean_cell(returns: Any, seed: int) -> str:
+    """Return the mean of returns (episodes,) with its 95 % bootstrap interval."""
     if not np.isfinite(returns).all():
         return "not finite"
     return str(interval(returns, numpy_generator(seed, "bootstrap")))
@@ -119,10 +121,11 @@ def _differing(task: Task, tasks: Sequence[Task]) -> str:
     return ", ".join(shown)
 
 
-def _as_csv(tasks: Sequence[Task], scores: TaskScores) -> str:
+def episodes_csv(names: Sequence[str], tasks: Sequence[Task], scores: TaskScores) -> str:
+    """Return every episode's return as CSV, a row for each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["task", "id", "episode", "return"])
-    for name, task, row in zip(task_names(list(tasks)), tasks, scores.returns, strict=True):
+    for name, task, row in zip(names, tasks, scores.returns, strict=True):
         writer.writerows([name, task.id, i, repr(value)] for i, value in enumerate(row.tolist()))
     return text.getvalue()

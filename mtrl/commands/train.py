@@ -1,5 +1,6 @@
 """`mtrl train`: train in a new run directory, or resume the run in one."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from mtrl.config import check_positive, from_toml
 from mtrl.errors import UsageError
 from mtrl.family_files import with_kept_family
 from mtrl.manifest import read_manifest
+from mtrl.meta.distributed import Processes, join, processes_of
+from mtrl.meta.following import open_together
 from mtrl.meta.kinds import KINDS, Kind, get_kind
-from mtrl.runs import CONFIG, MANIFEST, Run
+from mtrl.runs import CONFIG, MANIFEST
 
 __all__ = ["TrainOptions", "parse_training", "run", "train"]
 
@@ -78,17 +81,38 @@ def parse_training(
 
 
 def train(kind: Kind, options: TrainOptions[Any], *, resume: bool = False) -> None:
-    """Train in `options.directory`."""
+    """Train in `options.directory`, together with the processes that `torchrun` started beside this one."""
     torch.set_num_threads(options.threads)
     kept = with_kept_family(options.settings, options.directory) if resume else options.settings
     kind.check(kept)
+    processes = processes_of(os.environ)
+    if processes.count > 1:
+        _check_together(kind, options.settings, processes)
     where = shlex.quote(str(options.directory))
-    with Run.open(
-        options.directory, config=options.settings, kind=kind.name, resume=resume
-    ) as opened:
-        print(f"watch it with: mtrl watch {where}", file=sys.stderr)
-        kind.train(options.settings, opened)
-    print(f"evaluate it with: mtrl evaluate {where}", file=sys.stderr)
+    with (
+        join(processes, options.settings.device),
+        open_together(
+            processes, options.directory, config=options.settings, kind=kind.name, resume=resume
+        ) as opened,
+    ):
+        if processes.leads:
+            print(f"watch it with: mtrl watch {where}", file=sys.stderr)
+        if kind.train_together is None:
+            kind.train(options.settings, opened)
+        else:
+            kind.train_together(options.settings, opened, processes)
+    if processes.leads:
+        print(f"evaluate it with: mtrl evaluate {where}", file=sys.stderr)
+
+
+def _check_together(kind: Kind, settings: Any, processes: Processes) -> None:
+    if kind.train_together is None:
+        can = " or ".join(f"`mtrl train {name}`" for name in KINDS if KINDS[name].train_together)
+        raise UsageError(
+            f"there are {processes.count} processes, and `mtrl train {kind.name}` runs in one; only "
+            f"{can} splits its work"
+        )
+    processes.share(settings.tasks_per_batch)
 
 
 def _start(kind: Kind, arguments: Sequence[str]) -> None:

@@ -3,10 +3,12 @@
 from mtrl.evaluation.statistics import (
     Interval,
     PairedDifference,
+    Profile,
     interval,
     iqm,
     normal_interval,
     paired_difference,
+    performance_profile,
     probability_of_improvement,
     stratified_interval,
 )
@@ -14,10 +16,12 @@ from mtrl.evaluation.statistics import (
 __all__ = [
     "Interval",
     "PairedDifference",
+    "Profile",
     "interval",
     "iqm",
     "normal_interval",
     "paired_difference",
+    "performance_profile",
     "probability_of_improvement",
     "stratified_interval",
 ]

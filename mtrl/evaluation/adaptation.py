@@ -18,7 +18,7 @@ from mtrl.envs.task import Task
 from mtrl.meta.agent import MetaAgent, Transition
 from mtrl.rollouts import CHECK_EVERY, episode_steps
 
-__all__ = ["AdaptationProtocol", "adaptation_returns"]
+__all__ = ["AdaptationProtocol", "adaptation_returns", "episode_seeds", "run_round"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def adaptation_returns(
         rounds = []
         for step in range(protocol.steps + 1):
             observer = None if watch is None or first > 0 else _Watch(watch, step)
-            rounds.append(_run_round(agent, family, some, protocol, generator, observer))
+            rounds.append(run_round(agent, family, some, protocol, generator, observer))
             if step < protocol.steps:
                 agent.adapt()
         rows.append(torch.stack(rounds, 1))
@@ -84,20 +84,33 @@ class _Watch:
         self.call(self.step, transition)
 
 
-def _run_round(
+def episode_seeds(episodes: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw the seeds of a round's episodes, int64 (episodes,), task by task."""
+    return torch.randint(2**62, (episodes,), generator=generator, device=generator.device)
+
+
+def run_round(
     agent: MetaAgent,
     family: TaskFamily,
     tasks: Sequence[Task],
     protocol: AdaptationProtocol,
     generator: torch.Generator,
-    watch: _Watch | None,
+    watch: Callable[[Transition], None] | None,
 ) -> torch.Tensor:
-    """Run whole episodes of every task at once; return each task's mean return (tasks,)."""
+    """Run whole episodes of every task at once; return each task's mean return (tasks,).
+
+    Args:
+        agent: acts, and is shown each transition.
+        family: the tasks' family.
+        tasks: what is played.
+        protocol: how many episodes of each, and their length.
+        generator: of episodes' seeds and action noise, on the device to run on.
+        watch: called with each transition.
+    """
     shape, device = (len(tasks), protocol.episodes), generator.device
     batch = episode_batch(family, tasks, repeats=protocol.episodes, device=device)
     env = ScaledActions(batch, family.action_space, device)
-    seeds = torch.randint(2**62, (shape[0] * shape[1],), generator=generator, device=device)
-    observations = env.reset(seeds).view(*shape, -1)
+    observations = env.reset(episode_seeds(shape[0] * shape[1], generator)).view(*shape, -1)
     running = torch.ones(shape, device=device)
     returns = torch.zeros(shape, device=device)
     for step in range(episode_steps(family.horizon, protocol.max_episode_steps)):

@@ -41,6 +41,7 @@ __all__ = [
     "interval_table",
     "learning_area",
     "negative_transfer",
+    "pooled",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -104,6 +105,17 @@ class PerformanceMatrix:
             seeds=self.seeds,
             scores=self.scores[:, : stage + 1],
         )
+
+
+def pooled(matrices: Sequence[PerformanceMatrix]) -> PerformanceMatrix | None:
+    """Return one matrix of all seeds, or None where tasks or stages differ or a seed is there twice."""
+    first = matrices[0]
+    seeds = tuple(seed for matrix in matrices for seed in matrix.seeds)
+    alike = all((each.tasks, each.order) == (first.tasks, first.order) for each in matrices)
+    if not alike or len(set(seeds)) < len(seeds):
+        return None
+    scores = np.concatenate([matrix.scores for matrix in matrices])
+    return PerformanceMatrix(tasks=first.tasks, order=first.order, seeds=seeds, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

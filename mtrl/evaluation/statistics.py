@@ -6,7 +6,7 @@ drops a diverged run is not the run's average. Where there are too few samples t
 vary, the estimate is returned with bounds of NaN, so that a report of a single run still prints.
 
 Sources: Efron 1987 for the BCa interval; Agarwal et al. 2021 (arXiv:2108.13264, rliable) for the
-interquartile mean, the stratified bootstrap and the probability of improvement.
+interquartile mean, the stratified bootstrap, the probability of improvement and performance profiles.
 """
 
 import math
@@ -21,10 +21,12 @@ from scipy.special import ndtr, ndtri
 __all__ = [
     "Interval",
     "PairedDifference",
+    "Profile",
     "interval",
     "iqm",
     "normal_interval",
     "paired_difference",
+    "performance_profile",
     "probability_of_improvement",
     "stratified_interval",
 ]
@@ -76,6 +78,22 @@ class PairedDifference:
     def __str__(self) -> str:
         mean = Interval(estimate=self.mean, low=self.low, high=self.high)
         return f"{mean}, above in {self.share_above:.0%} of {self.n} pairs, p = {self.p_value:.2g}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Profile:
+    """A performance profile: the share of all scores above each threshold, each (thresholds,).
+
+    Attributes:
+        thresholds: increasing.
+        share: of the scores of all runs and tasks.
+        low, high: confidence bounds at each threshold by itself; NaN if nothing is known.
+    """
+
+    thresholds: Array
+    share: Array
+    low: Array
+    high: Array
 
 
 def interval(
@@ -167,6 +185,43 @@ def stratified_interval(
     return _percentiles(estimate, np.concatenate(resampled), confidence)
 
 
+def performance_profile(
+    scores: npt.ArrayLike,
+    thresholds: npt.ArrayLike,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+) -> Profile:
+    """Return the share of scores (runs, tasks) above each threshold, with stratified bootstrap bounds.
+
+    It is Agarwal et al.'s score distribution: unlike a mean it shows on how much of the tasks and runs a
+    learner fails, and it needs no common scale of the tasks to be read.
+
+    Args:
+        scores: (runs, tasks).
+        thresholds: (thresholds,).
+        rng: the generator of the resamples.
+        confidence: share of bounds that should hold the truth, at each threshold.
+        resamples: number of resampled profiles.
+
+    Raises:
+        ValueError: the scores are not (runs, tasks), the thresholds not a vector, or one is not finite.
+    """
+    values, levels = _finite("scores", scores, axes=2), _finite("thresholds", thresholds, axes=1)
+    _check_options(confidence, resamples)
+    share = _shares_above(values[None], levels)[0]
+    if len(values) < 2:
+        unknown = np.full_like(share, math.nan)
+        return Profile(thresholds=levels, share=share, low=unknown, high=unknown)
+    draws = _choices(rng, values.shape, len(values), resamples)
+    resampled = [
+        _shares_above(np.take_along_axis(values[None], index, axis=1), levels) for index in draws
+    ]
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.concatenate(resampled), tails, axis=0)
+    return Profile(thresholds=levels, share=share, low=low, high=high)
+
+
 def probability_of_improvement(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
@@ -238,6 +293,11 @@ def paired_difference(
         share_above=float(_wins(differences).mean()),
         p_value=_sign_flip_p_value(differences, rng, resamples),
     )
+
+
+def _shares_above(values: Array, thresholds: Array) -> Array:
+    """Return the share of `values` (n, runs, tasks) above each threshold, (n, thresholds)."""
+    return np.stack([(values > level).mean((1, 2)) for level in thresholds], axis=1)
 
 
 def _bca_levels(values: Array, means: Array, tails: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtrl.agents.gradient import FrozenAgent, GradientAgent
+from mtrl.agents.recurrent import ForgetfulAgent, RecurrentAgent
 from mtrl.checkpoint import CheckpointStore
 from mtrl.config import check_at_least, check_positive, from_toml
 from mtrl.envs.family import FewShotFamily, TaskFamily
@@ -19,10 +20,27 @@ from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
 from mtrl.family_files import family_digest, is_family_file, with_kept_family
 from mtrl.manifest import read_manifest
+from mtrl.meta.agent import MetaAgent
 from mtrl.meta.kinds import check_device, get_kind
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.reinforcement import ReinforcementConfig, build_policy, reinforcement_family
-from mtrl.meta.supervised import SupervisedConfig, build_regressor, few_shot_family
+from mtrl.meta.pearl.config import PearlConfig, pearl_family
+from mtrl.meta.recurrent.training import (
+    RecurrentConfig,
+    build_recurrent_policy,
+    recurrent_family,
+)
+from mtrl.meta.reinforcement import (
+    ReinforcementConfig,
+    build_policy,
+    reinforcement_family,
+    seen_episodes,
+)
+from mtrl.meta.supervised import (
+    SupervisedConfig,
+    build_regressor,
+    few_shot_family,
+    seen_points,
+)
 from mtrl.runs import CHECKPOINTS, CONFIG, MANIFEST
 from mtrl.seeding import numpy_generator, torch_generator
 
@@ -88,7 +106,7 @@ class TrainedRun:
     """
 
     directory: Path
-    config: SupervisedConfig | ReinforcementConfig
+    config: SupervisedConfig | ReinforcementConfig | RecurrentConfig | PearlConfig
     meta: MetaParams
     iteration: int
 
@@ -97,6 +115,10 @@ class TrainedRun:
         """The task family that it was trained on."""
         if isinstance(self.config, SupervisedConfig):
             return few_shot_family(self.config.family, self.config.preset)
+        if isinstance(self.config, RecurrentConfig):
+            return recurrent_family(self.config)
+        if isinstance(self.config, PearlConfig):
+            return pearl_family(self.config)
         return reinforcement_family(self.config)
 
     @property
@@ -131,7 +153,7 @@ class TrainedRun:
             UsageError: a setting has no meaning for this kind of run, or the device is not there.
         """
         check_device(settings.device)
-        steps = settings.steps or self.config.test_steps
+        steps = settings.steps or self.config.test_steps or None
         if isinstance(self.config, SupervisedConfig):
             if settings.episodes is not None:
                 raise UsageError("episodes is for reinforcement-learning runs; this takes shots")
@@ -159,12 +181,28 @@ class TrainedRun:
             UsageError: a setting has no meaning for this kind of run, or the device is not there.
             MtrlError: adaptation diverged on a task, so that there is no mean to state.
         """
+        return _finite(self.raw_scores(tasks, settings, adapting=adapting))
+
+    def agent(self, *, adapting: bool = True) -> tuple[TaskFamily, MetaAgent]:
+        """Return the family as the learner sees it, and what acts in it on the CPU.
+
+        Raises:
+            UsageError: it is a run on supervised tasks, in which nothing acts.
+        """
+        if isinstance(self.config, SupervisedConfig):
+            raise UsageError(f"{self.directory} is a supervised run: nothing acts in it")
+        return _family_and_agent(self.config, self.meta, adapting)
+
+    def raw_scores(
+        self, tasks: Sequence[Task], settings: EvaluationSettings, *, adapting: bool = True
+    ) -> Scores:
+        """Measure as `scores` does; where adaptation diverged, the score is not finite."""
         complete = self.complete(settings)
         on_device = {name: value.to(settings.device) for name, value in self.meta.named().items()}
         meta = MetaParams.from_named(on_device)
         if isinstance(self.config, SupervisedConfig):
-            return _finite(_errors(self.config, meta, tasks, complete, adapting))
-        return _finite(_returns(self.config, meta, tasks, complete, adapting))
+            return _errors(self.config, meta, tasks, complete, adapting)
+        return _returns(self.config, meta, tasks, complete, adapting)
 
 
 def load_run(directory: Path | str) -> TrainedRun:
@@ -225,7 +263,7 @@ def _errors(
     settings: EvaluationSettings,
     adapting: bool,
 ) -> Scores:
-    family = few_shot_family(config.family, config.preset)
+    family = seen_points(config)
     how = build_regressor(config, family)
     protocol = FewShotProtocol(shots=settings.shots or 0, steps=settings.steps or 0)
     generator = torch_generator(settings.seed, "evaluation points", settings.device)
@@ -234,15 +272,13 @@ def _errors(
 
 
 def _returns(
-    config: ReinforcementConfig,
+    config: ReinforcementConfig | RecurrentConfig | PearlConfig,
     meta: MetaParams,
     tasks: Sequence[Task],
     settings: EvaluationSettings,
     adapting: bool,
 ) -> Scores:
-    family = reinforcement_family(config)
-    agent_type = GradientAgent if adapting else FrozenAgent
-    agent = agent_type(build_policy(config, family), meta, config.advantages)
+    family, agent = _family_and_agent(config, meta, adapting)
     protocol = AdaptationProtocol(
         episodes=settings.episodes or 0,
         steps=settings.steps or 0,
@@ -250,3 +286,32 @@ def _returns(
     )
     generator = torch_generator(settings.seed, "evaluation episodes", settings.device)
     return adaptation_returns(agent, family, tasks, protocol, generator)
+
+
+def _family_and_agent(
+    config: ReinforcementConfig | RecurrentConfig | PearlConfig, meta: MetaParams, adapting: bool
+) -> tuple[TaskFamily, MetaAgent]:
+    """Return the family as the learner sees it, and the agent that adapts or does not."""
+    if isinstance(config, RecurrentConfig):
+        family = recurrent_family(config)
+        remembering = RecurrentAgent if adapting else ForgetfulAgent
+        return family, remembering(build_recurrent_policy(config, family), meta.params)
+    if isinstance(config, PearlConfig):
+        family = pearl_family(config)
+        return family, _pearl_agent(config, family, meta, adapting)
+    family = seen_episodes(config)
+    how = build_policy(config, family)
+    return family, (GradientAgent if adapting else FrozenAgent)(how, meta, config.advantages)
+
+
+def _pearl_agent(
+    config: PearlConfig, family: TaskFamily, meta: MetaParams, adapting: bool
+) -> MetaAgent:
+    # Stable-Baselines3 takes seconds to import, and other runs do without it.
+    from mtrl.agents.pearl.agent import PearlAgent, PriorAgent
+    from mtrl.meta.pearl.training import build_latent_policy
+
+    there = replace(config, device=str(meta.device))
+    policy = build_latent_policy(there, family, torch_generator(config.seed, "initial"))
+    policy.take_over(meta.params)
+    return (PearlAgent if adapting else PriorAgent)(policy)

@@ -17,7 +17,7 @@ from mtrl.meta.parameters import MetaParams
 
 __all__ = ["FewShotTensors", "MetaGradient"]
 
-FewShotTensors = tuple[Tensor, Tensor, Tensor, Tensor]
+FewShotTensors = Sequence[Tensor]
 """Support x and y, query x and y, each with a leading task axis."""
 
 

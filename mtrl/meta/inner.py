@@ -95,6 +95,8 @@ def adapt(
         The adapted parameters, each (tasks, ...).
     """
     for alpha, support in zip(step_sizes, supports, strict=True):
+        if not alpha:
+            continue
         # A frozen parameter counts too: the inner gradient depends on it.
         tracked = any(value.requires_grad for value in params.values())
         start = {

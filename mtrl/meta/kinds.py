@@ -2,27 +2,40 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mtrl.errors import UsageError
+from mtrl.meta.distributed import Processes
+from mtrl.meta.pearl.config import PearlConfig, pearl_family, pearl_tasks
+from mtrl.meta.recurrent.training import (
+    RecurrentConfig,
+    build_recurrent_policy,
+    meta_train_recurrent,
+    recurrent_family,
+)
 from mtrl.meta.reinforcement import (
     ReinforcementConfig,
     build_policy,
+    chosen_tasks,
     meta_train_reinforcement,
-    reinforcement_family,
+    seen_episodes,
 )
 from mtrl.meta.supervised import (
     SupervisedConfig,
     build_regressor,
-    few_shot_family,
     meta_train_supervised,
+    seen_points,
 )
 from mtrl.meta.task_source import TrainingTasks
 from mtrl.multitask.config import MultiTaskConfig
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    from mtrl.incremental.config import IncrementalConfig
 
 __all__ = ["KINDS", "Kind", "check_device", "get_kind"]
 
@@ -33,15 +46,22 @@ class Kind:
 
     Attributes:
         name: on the command line and in the manifest.
-        config: the dataclass of its settings.
+        settings: returns the dataclass of its settings.
         check: raises UsageError if settings cannot be carried out, before anything is written.
         train: trains as the settings say in an open run, and returns what it made.
+        train_together: the same in each of several processes that share a run; None if there is no such way.
     """
 
     name: str
-    config: type[Any]
+    settings: Callable[[], type[Any]]
     check: Callable[[Any], None]
     train: Callable[[Any, Run], Any]
+    train_together: Callable[[Any, Run, Processes], Any] | None = None
+
+    @cached_property
+    def config(self) -> type[Any]:
+        """The dataclass of its settings, imported when first asked for."""
+        return self.settings()
 
 
 def check_device(name: str) -> None:
@@ -59,7 +79,7 @@ def check_device(name: str) -> None:
 
 def _check_supervised(config: SupervisedConfig) -> None:
     check_device(config.device)
-    family = few_shot_family(config.family, config.preset)
+    family = seen_points(config)
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     TrainingTasks(family, config.train_tasks, held_out)
     build_regressor(config, family).initial(torch_generator(config.seed, "initial"))
@@ -67,10 +87,32 @@ def _check_supervised(config: SupervisedConfig) -> None:
 
 def _check_reinforcement(config: ReinforcementConfig) -> None:
     check_device(config.device)
-    family = reinforcement_family(config)
+    family = seen_episodes(config)
+    held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
+    chosen_tasks(config, family, TrainingTasks(family, config.train_tasks, held_out))
+    build_policy(config, family).initial(torch_generator(config.seed, "initial"))
+
+
+def _check_recurrent(config: RecurrentConfig) -> None:
+    check_device(config.device)
+    family = recurrent_family(config)
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     TrainingTasks(family, config.train_tasks, held_out)
-    build_policy(config, family).initial(torch_generator(config.seed, "initial"))
+    build_recurrent_policy(config, family)
+
+
+def _check_pearl(config: PearlConfig) -> None:
+    check_device(config.device)
+    family = pearl_family(config)
+    held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
+    pearl_tasks(config, family, held_out)
+
+
+def _train_pearl(config: PearlConfig, run: Run) -> Any:
+    # As for multi-task runs.
+    from mtrl.meta.pearl.training import train_pearl
+
+    return train_pearl(config, run)
 
 
 def _check_multitask(config: MultiTaskConfig) -> None:
@@ -82,6 +124,25 @@ def _check_multitask(config: MultiTaskConfig) -> None:
     build_agent(config, training_env(config, family, train_tasks(config, family)))
 
 
+def _incremental_config() -> type["IncrementalConfig"]:
+    from mtrl.incremental.config import IncrementalConfig
+
+    return IncrementalConfig
+
+
+def _check_incremental(config: "IncrementalConfig") -> None:
+    from mtrl.incremental.tasks import check_plan
+
+    check_device(config.device)
+    check_plan(config)
+
+
+def _train_incremental(config: "IncrementalConfig", run: Run) -> Any:
+    from mtrl.incremental.training import train_incremental
+
+    return train_incremental(config, run)
+
+
 def _train_multitask(config: MultiTaskConfig, run: Run) -> Any:
     from mtrl.multitask.training import train_multitask
 
@@ -91,9 +152,19 @@ def _train_multitask(config: MultiTaskConfig, run: Run) -> Any:
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("supervised", SupervisedConfig, _check_supervised, meta_train_supervised),
-        Kind("rl", ReinforcementConfig, _check_reinforcement, meta_train_reinforcement),
-        Kind("multitask", MultiTaskConfig, _check_multitask, _train_multitask),
+        Kind(
+            "supervised",
+            lambda: SupervisedConfig,
+            _check_supervised,
+            meta_train_supervised,
+            meta_train_supervised,
+        ),
+        Kind("rl", lambda: ReinforcementConfig, _check_reinforcement, meta_train_reinforcement),
+        Kind("recurrent", lambda: RecurrentConfig, _check_recurrent, meta_train_recurrent),
+        Kind("pearl", lambda: PearlConfig, _check_pearl, _train_pearl),
+        Kind("multitask", lambda: MultiTaskConfig, _check_multitask, _train_multitask),
+        # Last: what looks a kind up by its settings need not import this one's.
+        Kind("incremental", _incremental_config, _check_incremental, _train_incremental),
     )
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mtrl.errors import UsageError
+from mtrl.host_reads import reads_are_free
 from mtrl.meta.parameters import MetaParams
 
 __all__ = [
@@ -68,7 +69,7 @@ class TRPO:
 
 @dataclass(frozen=True)
 class TrustRegionStep:
-    """What one update did.
+    """What one update did; numbers are tensors where the update took place on an accelerator.
 
     Attributes:
         point: the new parameters.
@@ -78,9 +79,9 @@ class TrustRegionStep:
     """
 
     point: Tensor
-    improvement: float
-    kl: float
-    fraction: float
+    improvement: float | Tensor
+    kl: float | Tensor
+    fraction: float | Tensor
 
 
 def conjugate_gradient(
@@ -132,9 +133,11 @@ def trust_region_step(
     )
     # direction @ A direction, by A direction = gradient - residual: a product less.
     curvature = direction @ (gradient - residual)
+    full = direction * torch.sqrt(2 * settings.max_kl / curvature)
+    if not reads_are_free(point.device):
+        return _blind_search(point, full, start_loss, evaluate, settings)
     if not bool(torch.isfinite(curvature)) or float(curvature) <= 0:
         return TrustRegionStep(point, 0.0, 0.0, 0.0)
-    full = direction * torch.sqrt(2 * settings.max_kl / curvature)
     for attempt in range(settings.line_search_steps):
         fraction = settings.backtrack**attempt
         candidate = point - fraction * full
@@ -143,6 +146,31 @@ def trust_region_step(
         if improvement > 0 and divergence <= settings.max_kl:
             return TrustRegionStep(candidate, improvement, divergence, fraction)
     return TrustRegionStep(point, 0.0, 0.0, 0.0)
+
+
+def _blind_search(
+    point: Tensor,
+    full: Tensor,
+    start_loss: Tensor,
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    settings: TRPO,
+) -> TrustRegionStep:
+    """Try every step size and keep the first that is acceptable, without looking at one.
+
+    Where the curvature was of no use `full` is not finite, and neither is a loss: nothing is acceptable then.
+    """
+    zero = torch.zeros_like(start_loss)
+    kept, found = [point, zero, zero, zero], torch.zeros_like(start_loss, dtype=torch.bool)
+    for attempt in range(settings.line_search_steps):
+        fraction = settings.backtrack**attempt
+        candidate = point - fraction * full
+        loss, kl = evaluate(candidate)
+        improvement = start_loss - loss
+        first = ~found & (improvement > 0) & (kl <= settings.max_kl)
+        tried = [candidate, improvement, kl, torch.full_like(zero, fraction)]
+        kept = [torch.where(first, new, old) for new, old in zip(tried, kept, strict=True)]
+        found = found | first
+    return TrustRegionStep(*kept)
 
 
 class AdamUpdate:

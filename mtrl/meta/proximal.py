@@ -85,7 +85,8 @@ def proximal_losses(
         (old.kl(new) * support.valid).sum(1)
         for old, new, support in zip(before[:-1], policies[:-1], batches[:-1], strict=True)
     ]
-    return settings.kl_penalty * torch.stack(kls).mean(0) - gain
+    # Without inner steps there is no policy before them to hold back.
+    return settings.kl_penalty * torch.stack(kls).mean(0) - gain if kls else -gain
 
 
 class ProximalUpdate:
@@ -113,7 +114,7 @@ class ProximalUpdate:
 
     def step(
         self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
-    ) -> tuple[MetaParams, dict[str, float]]:
+    ) -> tuple[MetaParams, dict[str, float | Tensor]]:
         """Take the steps of one meta-iteration; return the meta-parameters and what to log."""
         chunks = list(task_chunks([*supports, query]))
         with torch.no_grad():
@@ -126,7 +127,7 @@ class ProximalUpdate:
         for _ in range(self._settings.steps):
             self._adam.step(self._gradient(chunks, old), self._settings.learning_rate)
         after, kl = loss_and_kl(self._how, self._meta, chunks, adapted)
-        return self._meta, {"outer/kl": float(kl), "outer/improvement": float(loss - after)}
+        return self._meta, {"outer/kl": kl, "outer/improvement": loss - after}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the optimiser's state, which a resumed run continues with."""

@@ -8,20 +8,24 @@ algorithm 2) or by ProMP (Rothfuss et al. 2019, algorithm 1). Episodes are colle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
 from mtrl.agents.gradient import GradientAgent
 from mtrl.config import check_at_least, check_positive
+from mtrl.curricula import CurriculumConfig
 from mtrl.envs.actions import ScaledActions, to_space
 from mtrl.envs.episodes import episode_batch
 from mtrl.envs.family import TaskFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
+from mtrl.envs.told import ToldFamily
 from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.family_files import keep_family, with_kept_family
 from mtrl.meta.anil import ANIL
+from mtrl.meta.baselines import FineTune, Oracle
 from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
@@ -31,7 +35,7 @@ from mtrl.meta.parameters import MetaParams
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.session import Session
-from mtrl.meta.task_source import TrainingTasks
+from mtrl.meta.task_source import ChosenTasks, TrainingTasks
 from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
 from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, Initializer
@@ -44,8 +48,10 @@ from mtrl.seeding import Streams, numpy_generator, torch_generator
 __all__ = [
     "ReinforcementConfig",
     "build_policy",
+    "chosen_tasks",
     "meta_train_reinforcement",
     "reinforcement_family",
+    "seen_episodes",
 ]
 
 
@@ -59,7 +65,7 @@ class ReinforcementConfig:
     """The family's preset; its first if left out."""
     family_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Arguments of the family that replace the preset's, such as terminate_at_goal."""
-    learner: MetaSGD | MAML | ANIL | CAVIA = field(default_factory=MetaSGD)
+    learner: MetaSGD | MAML | ANIL | CAVIA | FineTune | Oracle = field(default_factory=MetaSGD)
     """Meta-learner."""
     hidden: tuple[int, ...] = (100, 100)
     """Units of the policy's hidden layers."""
@@ -95,6 +101,12 @@ class ReinforcementConfig:
     alone. Training itself goes on from the last."""
     train_tasks: Path | None = None
     """File of tasks to train on, one in JSON per line, in place of drawing new ones."""
+    curriculum: CurriculumConfig | None = None
+    """What chooses the tasks of every iteration, by the returns after adaptation; chance if left out."""
+    curriculum_tasks: int = 50
+    """Tasks that a curriculum over a list chooses among, where no file lists them."""
+    solved_at: float | None = None
+    """Return from which on an episode counts as a success, for curricula that ask for it."""
     test_tasks: int = 40
     """Held-out tasks that the adaptation curve is measured on during training."""
     test_steps: int = 1
@@ -112,7 +124,7 @@ class ReinforcementConfig:
         check_positive(self, "tasks_per_batch", "episodes_per_task", "iterations")
         check_positive(self, "initial_std", "min_std", "output_scale")
         check_positive(self, "test_tasks", "test_steps", "evaluate_every", "checkpoint_every")
-        check_positive(self, "max_episode_steps", "average_last")
+        check_positive(self, "max_episode_steps", "average_last", "curriculum_tasks")
         check_at_least(self, 0, "seed")
         self._check_combinations()
 
@@ -173,6 +185,12 @@ def reinforcement_family(config: ReinforcementConfig) -> TaskFamily:
     return family
 
 
+def seen_episodes(config: ReinforcementConfig) -> TaskFamily:
+    """Return the family as the learner sees it: the oracle reads the task beside each observation."""
+    family = reinforcement_family(config)
+    return ToldFamily(family) if isinstance(config.learner, Oracle) else family
+
+
 def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParams:
     """Meta-train as `config` says, recording in `run`; return the final meta-parameters.
 
@@ -183,7 +201,7 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
     """
     # -- what is trained, and on what ---------------------------------------------------------
     keep_family(config.family, run.directory, run.manifest)
-    family = reinforcement_family(with_kept_family(config, run.directory))
+    family = seen_episodes(with_kept_family(config, run.directory))
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     tasks = TrainingTasks(family, config.train_tasks, held_out)
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
@@ -198,18 +216,26 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
     )
     update = _outer_update(config, how, session)
     env_steps = int(session.counters.get("env_steps", 0))
+    chosen = chosen_tasks(config, family, tasks)
+    if chosen is not None and "curriculum" in session.counters:
+        chosen.load_state(session.counters["curriculum"])
 
     # -- the loop -----------------------------------------------------------------------------
     with Progress(config.iterations, done=session.done, label=config.learner.name) as progress:
         for iteration in range(session.done + 1, config.iterations + 1):
-            batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
+            if chosen is None:
+                batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
+            else:
+                batch = chosen.sample(config.tasks_per_batch)
             rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
-            _check_returns(family, batch, rollouts, iteration)
             share = (iteration - 1) / max(config.iterations - 1, 1)
             meta, measured = update.step(supports, query, share)
             session.advance(meta)
+            if chosen is not None:
+                chosen.credit(rollouts[-1].returns)
 
-            # -- record -----------------------------------------------------------------------
+            # -- record: the first look at a value of this iteration ----------------------------
+            _check_returns(family, batch, rollouts, iteration)
             taken = sum(int(rollout.steps) for rollout in rollouts)
             env_steps += taken
             before, after = (float(rollouts[i].returns.mean()) for i in (0, -1))
@@ -220,6 +246,7 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                     "meta/post_adapt_return": after,
                     "meta/env_steps": env_steps,
                     **measured,
+                    **(chosen.values() if chosen else {}),
                 },
             )
             session.log_speed(iteration, taken)
@@ -229,10 +256,32 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
                 _evaluate(session, how, family, held_out, config, iteration)
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
-                session.save(iteration, update.tensors(), {"env_steps": env_steps})
+                counters = {"env_steps": env_steps}
+                session.save(iteration, update.tensors(), counters | _curriculum_state(chosen))
             if run.stop_requested and not last:
                 raise run.interruption()
     return session.learned
+
+
+def chosen_tasks(
+    config: ReinforcementConfig, family: TaskFamily, tasks: TrainingTasks
+) -> ChosenTasks | None:
+    """Return the tasks that the curriculum of `config` chooses, None without one.
+
+    Raises:
+        UsageError: a curriculum that does not fit the family, or that meta-training cannot tell.
+    """
+    if config.curriculum is None:
+        return None
+    listed = tasks.different(
+        config.curriculum_tasks, numpy_generator(config.seed, "curriculum tasks")
+    )
+    rng = numpy_generator(config.seed, "curriculum")
+    return ChosenTasks(config.curriculum.build(family, listed, rng), config.solved_at)
+
+
+def _curriculum_state(chosen: ChosenTasks | None) -> dict[str, Any]:
+    return {} if chosen is None else {"curriculum": chosen.state()}
 
 
 def _outer_update(
@@ -282,7 +331,7 @@ def _check_returns(
 ) -> None:
     """Refuse returns that are not finite, by the name of the family and the task.
 
-    Looked at once for an iteration's rollouts: a batch on a device never waits for a value.
+    Looked at once the iteration is done: a batch on a device never waits for a value.
     """
     for rollout in rollouts:
         finite = rollout.returns.isfinite().flatten(1).all(1)

@@ -15,6 +15,7 @@ from mtrl.meta.maml import MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.watching import (
+    Charts,
     Drawing,
     Pictures,
     Score,
@@ -37,6 +38,7 @@ class Session:
         initial: draws the meta-parameters of a run that starts.
         score: what adaptation is measured by.
         average_last: how many iterations' meta-parameters `learned` averages.
+        charts: the CUSTOM SCALARS page, in place of the score's own.
 
     Attributes:
         meta: the meta-parameters that training is at, restored if the run is resumed.
@@ -51,7 +53,9 @@ class Session:
         streams: Streams,
         initial: Callable[[], MetaParams],
         score: Score,
+        *,
         average_last: int = 1,
+        charts: Charts | None = None,
     ) -> None:
         self.run = run
         self.streams = streams
@@ -61,7 +65,8 @@ class Session:
         self._recent: deque[Tensor] = deque(maxlen=average_last)
         if run.restored is None:
             self.meta = initial()
-            run.tracker.layout(chart_layout(score, step_sizes=bool(self.meta.step_sizes)))
+            own = chart_layout(score, step_sizes=bool(self.meta.step_sizes))
+            run.tracker.layout(own if charts is None else charts)
         else:
             self._restore(run.restored.tensors, run.restored.state)
         self._score: Score = score

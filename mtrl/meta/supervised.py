@@ -5,6 +5,7 @@ gradient of the mean query loss with Adam (Finn et al. 2017, algorithm 2; Li et 
 puts another vector in the gradient's place.
 """
 
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,14 @@ from mtrl.config import check_at_least, check_positive
 from mtrl.envs.family import FewShotFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
+from mtrl.envs.told import ToldFewShotFamily
 from mtrl.errors import UsageError
 from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
 from mtrl.meta.anil import ANIL
+from mtrl.meta.baselines import FineTune, Oracle
 from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.compiled import has_compiler
+from mtrl.meta.distributed import Processes
 from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML
@@ -36,10 +40,17 @@ from mtrl.progress import Progress
 from mtrl.runs import Run
 from mtrl.seeding import Streams, numpy_generator, torch_generator
 
-__all__ = ["SupervisedConfig", "build_regressor", "meta_train_supervised"]
+__all__ = [
+    "SupervisedConfig",
+    "build_regressor",
+    "few_shot_family",
+    "meta_train_supervised",
+    "seen_points",
+]
 
 # Below this many iterations, compiling takes longer than it saves.
 COMPILE_PAYS = 10_000
+ALONE = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +61,9 @@ class SupervisedConfig:
     """Task family; `mtrl families` lists them."""
     preset: str | None = None
     """The family's preset; its first if left out."""
-    learner: MetaSGD | MAML | ANIL | CAVIA | Reptile = field(default_factory=MetaSGD)
+    learner: MetaSGD | MAML | ANIL | CAVIA | Reptile | FineTune | Oracle = field(
+        default_factory=MetaSGD
+    )
     """Meta-learner."""
     hidden: tuple[int, ...] = (40, 40)
     """Units of the hidden layers."""
@@ -125,16 +138,29 @@ def few_shot_family(name: str, preset: str | None) -> FewShotFamily:
     return family
 
 
-def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
+def seen_points(config: SupervisedConfig) -> FewShotFamily:
+    """Return the family as the learner sees it: the oracle reads the task beside each input."""
+    family = few_shot_family(config.family, config.preset)
+    return ToldFewShotFamily(family) if isinstance(config.learner, Oracle) else family
+
+
+def meta_train_supervised(
+    config: SupervisedConfig, run: Run, processes: Processes = ALONE
+) -> MetaParams:
     """Meta-train as `config` says, recording in `run`; return the final meta-parameters.
+
+    Args:
+        config: the settings.
+        run: records; in all processes but the first, a `Follower`.
+        processes: those that share each meta-batch.
 
     Raises:
         Interrupted: asked to stop by a signal; everything up to then is saved.
         UsageError: the configuration cannot be carried out.
-        MtrlError: the loss is not finite.
+        MtrlError: the loss is not finite, or another process is gone.
     """
     # -- what is trained, and on what ---------------------------------------------------------
-    family = few_shot_family(config.family, config.preset)
+    family = seen_points(config)
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     tasks = TrainingTasks(family, config.train_tasks, held_out)
     run.manifest.pin(test_tasks=[task.id for task in held_out], test_digest=split_digest(held_out))
@@ -145,38 +171,46 @@ def meta_train_supervised(config: SupervisedConfig, run: Run) -> MetaParams:
     gradient_of = ReptileGradient if isinstance(config.learner, Reptile) else MetaGradient
     gradient = gradient_of(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
     update = _outer_update(config, session)
+    share = processes.share(config.tasks_per_batch)
+    shown = None if processes.leads else io.StringIO()
 
     # -- the loop -----------------------------------------------------------------------------
-    with Progress(config.iterations, done=session.done, label=config.learner.name) as progress:
+    label = config.learner.name
+    with Progress(config.iterations, done=session.done, label=label, stream=shown) as progress:
         for iteration in range(session.done + 1, config.iterations + 1):
             params = tasks.sample_params(config.tasks_per_batch, streams.rng("tasks"))
             support, query = family.draw(
                 params, config.shots, config.query_shots, streams.generator("points")
             )
-            outcome = gradient(session.meta, (*support, *query))
+            # Drawn for all tasks everywhere: what a process meets does not depend on how many there are.
+            own = gradient(session.meta, [part[share] for part in (*support, *query)])
+            mean, stop = processes.mean({"loss": own.loss, **own.gradient}, stop=run.stop_requested)
+            train_loss = mean.pop("loss")
             learning_rate = _learning_rate(config, iteration)
-            update.step(outcome.gradient, learning_rate)
+            update.step(mean, learning_rate)
 
             # -- record -----------------------------------------------------------------------
             last = iteration == config.iterations
             if iteration % config.log_every == 0 or last:
-                loss = float(outcome.loss)
+                loss = float(train_loss)
                 run.log(
                     iteration,
                     {
                         "meta/train_loss": loss,
-                        "outer/gradient_norm": flatten(outcome.gradient).norm(),
+                        "outer/gradient_norm": flatten(mean).norm(),
                         "outer/learning_rate": learning_rate,
                     },
                 )
                 session.log_speed(iteration)
                 progress.advance({"loss": loss}, iteration - progress.done)
-            if iteration % config.evaluate_every == 0 or last:
+            if processes.leads and (iteration % config.evaluate_every == 0 or last):
                 _evaluate(session, how, family, held_out, config, iteration)
+            if processes.count == 1:
+                stop = run.stop_requested
             # A stopped run records nothing that an uninterrupted one would not.
-            if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
+            if iteration % config.checkpoint_every == 0 or last or stop:
                 session.save(iteration, update.tensors(), {"compiled": compiled})
-            if run.stop_requested and not last:
+            if stop and not last:
                 raise run.interruption()
     return session.meta
 

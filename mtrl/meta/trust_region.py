@@ -52,7 +52,12 @@ class GradientAdaptation:
         return MetaParams(params, self.learner.initial_step_sizes(params, generator))
 
     def adapt(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> Params:
-        """Take one inner step per support batch on every task; the result has no graph."""
+        """Take one inner step per support batch on every task; the result has no graph.
+
+        Without one they are the shared parameters, which have no task axis.
+        """
+        if not supports:
+            return meta.params
         step_sizes = self.learner.step_sizes(meta.step_sizes, meta.params, len(supports))
         loss = policy_loss(self.policy, self.objective)
         chunks = [
@@ -67,10 +72,12 @@ class GradientAdaptation:
         ]
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
-    def linearize(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> LinearizedAdaptation:
-        """Take the same steps and keep what products with their derivative need."""
+    def linearize(
+        self, meta: MetaParams, supports: Sequence[PolicyBatch], tasks: int
+    ) -> LinearizedAdaptation:
+        """Take the same steps for `tasks` tasks and keep what products with their derivative need."""
         return linearize_adaptation(
-            self.learner.start(meta.params, supports[0].weights.shape[0]),
+            self.learner.start(meta.params, tasks),
             self.learner.step_sizes(meta.step_sizes, meta.params, len(supports)),
             policy_loss(self.policy, self.objective),
             supports,
@@ -98,7 +105,8 @@ def _adapted_policies(
     step_sizes: StepSizeDerivative,
 ) -> AdaptedPolicies:
     """Return the policies adapted on `supports`, on the samples that they took."""
-    derivative = AdaptationDerivative(meta, step_sizes, how.linearize(meta, supports))
+    linearized = how.linearize(meta, supports, query.weights.shape[0])
+    derivative = AdaptationDerivative(meta, step_sizes, linearized)
     return AdaptedPolicies(how.policy, derivative, query)
 
 
@@ -200,7 +208,7 @@ class PolicyUpdate(Protocol):
 
     def step(
         self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
-    ) -> tuple[MetaParams, dict[str, float]]:
+    ) -> tuple[MetaParams, dict[str, float | Tensor]]:
         """Update once, at `progress` from 0 to 1; return the new meta-parameters and scalars by tag."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -223,7 +231,7 @@ class TrustRegionUpdate:
 
     def step(
         self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
-    ) -> tuple[MetaParams, dict[str, float]]:
+    ) -> tuple[MetaParams, dict[str, float | Tensor]]:
         """Take one step in the trust region that the settings have at `progress`."""
         self._meta, step = meta_trust_region_step(
             self._how, self._meta, supports, query, self._settings.at(progress)

@@ -105,7 +105,9 @@ class DQN:
 
     def __post_init__(self) -> None:
         check_positive(self, "learning_rate", "buffer_size", "batch_size", "train_freq")
-        check_positive(self, "target_update_interval", "max_grad_norm", "steps_per_round", "n_steps")
+        check_positive(
+            self, "target_update_interval", "max_grad_norm", "steps_per_round", "n_steps"
+        )
         check_at_least(self, 0, "learning_starts", "final_learning_rate")
         check_at_least(self, -1, "gradient_steps")
         check_fraction(self, "tau", "gamma", "exploration_fraction")

@@ -7,6 +7,7 @@ from mtrl.agents.balancing import FAMO, BalancerConfig, GradNorm, NashMTL, Sum
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
 from mtrl.agents.objectives import Objective
 from mtrl.config import check_at_least, check_positive
+from mtrl.curricula import CurriculumConfig
 from mtrl.errors import UsageError
 from mtrl.multitask.algorithms import DQN, PPO, SAC
 
@@ -54,10 +55,14 @@ class MultiTaskConfig:
     """How the tasks' gradients of a trunk become one."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the tasks are trained for."""
+    curriculum: CurriculumConfig | None = None
+    """What chooses the task of every episode; without, each task has environments of its own."""
+    solved_at: float | None = None
+    """Return from which on an episode counts as a success; as the family says if left out."""
     scale_rewards: bool = False
     """Whether each task's rewards are divided by the deviation of its discounted returns."""
     envs_per_task: int = 4
-    """Environments that play each task side by side."""
+    """Environments that play each task side by side; with a curriculum, as many in all."""
     total_steps: int = 200_000
     """Environment steps of the run, of all tasks together."""
     log_every: int = 2000
@@ -78,6 +83,11 @@ class MultiTaskConfig:
         check_positive(self, "evaluate_every", "eval_episodes", "checkpoint_every")
         check_at_least(self, 0, "seed")
         self._check_weights()
+        if self.curriculum and self.scale_rewards and not isinstance(self.algorithm, PPO):
+            raise UsageError(
+                "scale_rewards with a curriculum is for ppo: in the replay buffer of dqn and sac, tasks "
+                "have the curriculum's shares and no scales of their own; leave one of the two out"
+            )
 
     def _check_weights(self) -> None:
         objective = self.objective.objective

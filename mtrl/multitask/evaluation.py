@@ -37,18 +37,25 @@ class TaskScores:
     successes: NDArray[np.float64]
 
 
-def play_episodes(agent: Agent, env: MultiTaskVecEnv) -> TaskScores:
+def play_episodes(
+    agent: Agent, env: MultiTaskVecEnv, tasks: int | None = None, solved_at: float | None = None
+) -> TaskScores:
     """Play the first episode of every environment; `env` is new, with equally many of each task.
 
     No more and no less is counted: episodes that are short do not count more often.
+
+    Args:
+        agent: acts without exploration.
+        env: environment i plays task i modulo the number of tasks.
+        tasks: how many there are, where `env` takes several for one.
+        solved_at: return from which on an episode is a success; as the environment says if left out.
     """
-    slots, tasks = env.num_envs, len(env.tasks)
+    slots, tasks = env.num_envs, tasks or len(env.tasks)
     returns, successes = np.zeros(slots), np.full(slots, np.nan)
     observations: Any = env.reset()
     running = np.ones(slots, np.bool_)
     # A task that fails hands its environments over, also before the first step.
-    played = np.arange(slots) % tasks
-    failed = env.slot_tasks != played
+    failed = env.slot_tasks != np.arange(slots) % len(env.tasks)
     running &= ~failed
     while running.any():
         actions, _ = agent.predict(observations, deterministic=True)
@@ -60,5 +67,6 @@ def play_episodes(agent: Agent, env: MultiTaskVecEnv) -> TaskScores:
                 successes[slot] = float(infos[slot]["is_success"])
         running &= ~dones
     returns[failed] = np.nan
-    # Environment i plays task i modulo the number of tasks.
+    if solved_at is not None:
+        successes = np.where(failed, np.nan, returns >= solved_at)
     return TaskScores(returns.reshape(-1, tasks).T.copy(), successes.reshape(-1, tasks).mean(0))

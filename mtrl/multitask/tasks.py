@@ -2,12 +2,17 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from mtrl.agents.multitask.algorithm import MultiTaskAlgorithm
 from mtrl.agents.multitask.env import MultiTaskVecEnv
 from mtrl.agents.multitask.statistics import RewardScaling
+from mtrl.agents.multitask.unlisted import UnlistedVecEnv
 from mtrl.agents.objectives import TaskObjective
+from mtrl.curricula import over_box
+from mtrl.envs.curricula import solved_at
+from mtrl.envs.curricula.sb3_source import CurriculumVecEnv
 from mtrl.envs.family import TaskFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task
@@ -19,6 +24,7 @@ from mtrl.seeding import numpy_generator
 
 __all__ = [
     "build_agent",
+    "evaluation_env",
     "multitask_env",
     "multitask_family",
     "task_names",
@@ -104,15 +110,55 @@ def multitask_env(
 
 
 def training_env(config: MultiTaskConfig, family: TaskFamily, tasks: list[Task]) -> MultiTaskVecEnv:
-    """Return the environments that `config` trains in; the agent seeds them."""
+    """Return the environments that `config` trains in; the agent seeds them.
+
+    Raises:
+        UsageError: a curriculum that does not fit family or tasks.
+    """
     # What is replayed is scaled as it is drawn: scaled here, it would be so at different times by
     # different numbers.
     scaling = _reward_scaling(config) if isinstance(config.algorithm, PPO) else None
-    return multitask_env(family, tasks, config.envs_per_task, scaling=scaling)
+    if config.curriculum is None:
+        return multitask_env(family, tasks, config.envs_per_task, scaling=scaling)
+    assert isinstance(family, _Vectorised)
+    rng = numpy_generator(config.seed, "curriculum")
+    curriculum = config.curriculum.build(family, tasks, rng)
+    by_return = config.solved_at is not None and curriculum.outcome == "success"
+    judge = solved_at(config.solved_at) if by_return and config.solved_at is not None else None
+    played = CurriculumVecEnv(
+        family.make_sb3(tasks * config.envs_per_task), curriculum, judge=judge
+    )
+    if over_box(config.curriculum):
+        return UnlistedVecEnv(played, tasks[0], scaling=scaling)
+    return MultiTaskVecEnv(played, tasks, scaling=scaling, names=task_names(tasks), assign=False)
+
+
+def evaluation_env(
+    config: MultiTaskConfig, family: TaskFamily, tasks: list[Task], repeats: int, seed: int
+) -> MultiTaskVecEnv:
+    """Return environments of the tasks in turn, told to the agent of `config` as in training."""
+    if config.curriculum is None or not over_box(config.curriculum):
+        return multitask_env(family, tasks, repeats, seed=seed)
+    assert isinstance(family, _Vectorised)
+    return UnlistedVecEnv(family.make_sb3(tasks * repeats, seed=seed), tasks[0])
 
 
 def _reward_scaling(config: MultiTaskConfig) -> RewardScaling | None:
     return RewardScaling(discount=config.algorithm.gamma) if config.scale_rewards else None
+
+
+def _shares_as_played(config: MultiTaskConfig) -> dict[str, Any]:
+    """Return the settings with which minibatches have the tasks' shares of what was played.
+
+    Equal shares would undo what the curriculum has chosen.
+    """
+    if isinstance(config.algorithm, PPO):
+        return {"rollout_buffer_kwargs": {"equal": False}}
+    steps = getattr(config.algorithm, "n_steps", 1)
+    if steps == 1:
+        return {"replay_buffer_class": ReplayBuffer}
+    summed = {"n_steps": steps, "gamma": config.algorithm.gamma}
+    return {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": summed}
 
 
 def build_agent(config: MultiTaskConfig, env: MultiTaskVecEnv) -> MultiTaskAlgorithm:
@@ -135,6 +181,8 @@ def build_agent(config: MultiTaskConfig, env: MultiTaskVecEnv) -> MultiTaskAlgor
     common: dict[str, Any] = {"objective": objective, "seed": config.seed, "device": config.device}
     if not isinstance(config.algorithm, PPO):
         common["reward_scaling"] = _reward_scaling(config)
+    if config.curriculum is not None:
+        common |= _shares_as_played(config)
     agent = config.algorithm.build(env, policy, **common)
     assert isinstance(agent, MultiTaskAlgorithm)
     return agent

@@ -41,7 +41,9 @@ class TrainedAgent:
 
     def scores(self, episodes: int, seed: int) -> TaskScores:
         """Play `episodes` of each task, the same for every agent evaluated with `seed`."""
-        return evaluate_agent(self.agent, self.family, self.tasks, episodes=episodes, seed=seed)
+        return evaluate_agent(
+            self.agent, self.config, self.family, self.tasks, episodes=episodes, seed=seed
+        )
 
 
 def load_multitask_run(directory: Path, *, device: str = "cpu") -> TrainedAgent:

@@ -21,17 +21,19 @@ from mtrl.errors import MtrlError
 from mtrl.family_files import keep_family, with_kept_family
 from mtrl.meta.watching import Pictures, log_settings
 from mtrl.multitask.config import MultiTaskConfig
+from mtrl.multitask.curriculum_watching import CurriculumWatch
 from mtrl.multitask.evaluation import TaskScores, play_episodes
 from mtrl.multitask.tasks import (
     build_agent,
-    multitask_env,
+    evaluation_env,
     multitask_family,
+    task_names,
     train_tasks,
     training_env,
 )
 from mtrl.multitask.watching import (
-    CHARTS,
     balancer_seconds,
+    charts,
     conflict_pictures,
     evaluation_values,
     gradient_values,
@@ -62,13 +64,16 @@ def train_multitask(config: MultiTaskConfig, run: Run) -> MultiTaskAlgorithm:
 
     # -- train, from where it stopped ---------------------------------------------------------
     session = _Session(config, run, agent, family, tasks)
+    callbacks: list[BaseCallback] = [_AtRolloutStarts(session)]
+    if session.level_scores is not None:
+        callbacks.append(session.level_scores)
     label = type(config.algorithm).__name__
     with Progress(config.total_steps, done=session.done, label=label) as progress:
         session.progress = progress
         learn: Any = agent.learn  # it takes None where it is declared to take numbers only
         learn(
             config.total_steps - agent.num_timesteps,
-            callback=_AtRolloutStarts(session),
+            callback=callbacks,
             log_interval=None,
             reset_num_timesteps=False,
         )
@@ -88,11 +93,18 @@ def kept_tasks(config: MultiTaskConfig, family: TaskFamily, run: Run) -> list[Ta
 
 
 def evaluate_agent(
-    agent: Any, family: TaskFamily, tasks: list[Task], *, episodes: int, seed: int
+    agent: Any,
+    config: MultiTaskConfig,
+    family: TaskFamily,
+    tasks: list[Task],
+    *,
+    episodes: int,
+    seed: int,
 ) -> TaskScores:
     """Play `episodes` of each task in environments of their own, the same at every call."""
     first = int(numpy_generator(seed, "evaluation").integers(2**31))
-    return play_episodes(agent, multitask_env(family, tasks, episodes, seed=first))
+    env = evaluation_env(config, family, tasks, episodes, first)
+    return play_episodes(agent, env, len(tasks), config.solved_at)
 
 
 class _AtRolloutStarts(BaseCallback):
@@ -129,8 +141,10 @@ class _Session:
         self.config, self.run, self.agent = config, run, agent
         self.family, self.tasks = family, tasks
         self.seen = 0
+        self.curriculum = CurriculumWatch.of(agent.get_env(), tasks)
+        self.level_scores = self.curriculum.level_scores() if self.curriculum else None
         if run.restored is None:
-            run.tracker.layout(CHARTS)
+            run.tracker.layout(charts(curriculum=self.curriculum is not None))
         else:
             self._restore(run.restored.tensors, run.restored.state)
         self._pictures = Pictures(run)
@@ -175,6 +189,8 @@ class _Session:
         # Of every task, also of those without an episode since the last point.
         weights = zip(self.agent.task_names, self.agent.task_weights.tolist(), strict=True)
         values |= {f"multitask/weight/{name}": weight for name, weight in weights}
+        if self.curriculum is not None:
+            values |= self.curriculum.values()
         self.run.log(step, values | gradient_values(self.policy))
         now = time.perf_counter()
         speed = (step - self._clocked) / (now - self._clock)
@@ -188,13 +204,19 @@ class _Session:
         self.progress.advance(shown, min(step, self.config.total_steps) - self.progress.done)
 
     def _evaluate(self, step: int, *, last: bool) -> None:
-        config, names = self.config, self.agent.task_names
+        config, tasks = self.config, self.tasks
         scores = evaluate_agent(
-            self.agent, self.family, self.tasks, episodes=config.eval_episodes, seed=config.seed
+            self.agent,
+            config,
+            self.family,
+            tasks,
+            episodes=config.eval_episodes,
+            seed=config.seed,
         )
-        values = evaluation_values(scores, names)
+        values = evaluation_values(scores, task_names(tasks))
         self.run.log(step, values)
-        self._pictures.draw(step, conflict_pictures(self.policy, names, step))
+        pictures = conflict_pictures(self.policy, self.agent.task_names, step)
+        self._pictures.draw(step, pictures)
         if last:
             log_settings(self.run, config, values)
         self._clock, self._clocked = time.perf_counter(), step
@@ -211,10 +233,20 @@ class _Session:
         tensors, state = agent_state(self.agent)
         # What was recorded since the last point of the curves belongs to the next one.
         pending = recorded_values(self.agent.logger.name_to_value)
-        self.run.save(step, tensors, {"agent": state, "recorded": pending})
+        saved = {"agent": state, "recorded": pending}
+        if self.curriculum is not None:
+            # The curriculum itself is part of the agent's environment.
+            saved["watched"] = self.curriculum.state_dict()
+        if self.level_scores is not None:
+            saved["level_scores"] = self.level_scores.state_dict()
+        self.run.save(step, tensors, saved)
 
     def _restore(self, tensors: Any, state: Any) -> None:
         load_agent_state(self.agent, tensors, state["agent"])
         for tag, value in state["recorded"].items():
             self.agent.logger.record(tag, value)
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["watched"])
+        if self.level_scores is not None:
+            self.level_scores.load_state_dict(state["level_scores"])
         self.seen = self.agent.num_timesteps

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHARTS",
+    "CURRICULUM_CHARTS",
     "balancer_seconds",
+    "charts",
     "conflict_pictures",
     "evaluation_values",
     "gradient_values",
@@ -45,8 +47,31 @@ CHARTS: Charts = {
     },
 }
 """The CUSTOM SCALARS page."""
+CURRICULUM_CHARTS: Charts = {
+    "Curriculum": {
+        "Probability of every task": ["curriculum/probability/.+"],
+        "Share of the episodes that every task had": ["curriculum/share/.+"],
+        "Success of every task since the last point": ["curriculum/success/.+"],
+        "Learning progress": ["curriculum/progress/.+", "curriculum/progress"],
+        "Learnability": ["curriculum/learnability/.+"],
+        "Weight of the adversary": ["curriculum/weight/.+"],
+        "Score and staleness": ["curriculum/score/.+", "curriculum/staleness/.+"],
+        "Stage": ["curriculum/stage"],
+        "Mean of the parameters played": ["curriculum/mean/.+"],
+        "Deviation of the parameters played": ["curriculum/deviation/.+"],
+        "Bounds": ["curriculum/lower/.+", "curriculum/upper/.+"],
+        "Entropy": ["curriculum/entropy"],
+        "Divergence from the target": ["curriculum/divergence"],
+    }
+}
+"""What it has in addition with a curriculum; charts that a curriculum has no numbers for stay empty."""
 
 _RECORDED = ("multitask/", "train/", "rollout/exploration_rate")
+
+
+def charts(*, curriculum: bool) -> Charts:
+    """Return the CUSTOM SCALARS page of a run with or without a curriculum."""
+    return CHARTS | (CURRICULUM_CHARTS if curriculum else {})
 
 
 def recorded_values(recorded: Mapping[str, Any]) -> dict[str, float]:

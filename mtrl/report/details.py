@@ -13,6 +13,7 @@ from mtrl.evaluation.continual import (
     PerformanceMatrix,
     forgetting_so_far,
     interval_table,
+    pooled,
 )
 from mtrl.evaluation.statistics import Interval
 from mtrl.figures import step_size_histograms
@@ -92,13 +93,15 @@ def pictures_section(groups: Sequence[Group]) -> tuple[Section, ...]:
 
 
 def matrices_section(groups: Sequence[Group], seed: int) -> tuple[Section, ...]:
-    """Return what learning tasks one after another kept and carried over, of each matrix found."""
+    """Return what learning tasks one after another kept and carried over, of each matrix found.
+
+    Matrices of an experiment's runs that tell of the same stages are taken together, as seeds of one.
+    """
     blocks = [
         block
         for group in groups
-        for run in group.runs
-        for file, matrix in run.matrices.items()
-        for block in _matrix_blocks(f"{run.name}, {file}", matrix, seed)
+        for name, matrix in _matrices_of(group).items()
+        for block in _matrix_blocks(name, matrix, seed)
     ]
     return (Section(title="Transfer and forgetting", blocks=tuple(blocks)),) if blocks else ()
 
@@ -176,6 +179,19 @@ def _spread(series: Series) -> tuple[str, ...]:
     values = np.array(series.values)
     ends = (np.median(values), values.min(), values.max())
     return (*(number(float(value)) for value in ends), f"{len(values):,}")
+
+
+def _matrices_of(group: Group) -> dict[str, PerformanceMatrix]:
+    """Return by name those of each run, or one of all runs where they fit together."""
+    found = {}
+    for file in dict.fromkeys(file for run in group.runs for file in run.matrices):
+        holders = [run for run in group.runs if file in run.matrices]
+        together = pooled([run.matrices[file] for run in holders])
+        if together is not None and len(holders) > 1:
+            found[f"{group.label}, {file} of {len(holders)} runs"] = together
+        else:
+            found |= {f"{run.name}, {file}": run.matrices[file] for run in holders}
+    return found
 
 
 def _matrix_blocks(name: str, matrix: PerformanceMatrix, seed: int) -> list[Block]:

@@ -9,9 +9,9 @@ from mtrl.report.reading import RunRecord
 __all__ = ["Group", "arenas", "differing", "grouped"]
 
 SEED = "seed"
-_MAIN = ("learner.kind", "algorithm.kind", "family", "preset")
+_MAIN = ("learner.kind", "algorithm.kind", "method.kind", "family", "preset")
 """Settings whose values need no name beside them."""
-_TASKS = ("family", "preset")
+_TASKS = ("family", "families", "preset", "tasks.")
 """How the names of settings start that decide which tasks a run meets."""
 _LONGEST = 48
 
@@ -106,7 +106,7 @@ def _labels(members: Sequence[tuple[RunRecord, ...]]) -> list[str]:
     names = differing(settings)
     main = [name for name in _MAIN if name in names]
     # A learner's own options say nothing more where learners differ: others have none of them.
-    own = "learner." if "learner.kind" in names else "\0"
+    own = tuple(each for each in ("learner.", "method.") if f"{each}kind" in names)
     rest = [name for name in names if name not in _MAIN and not name.startswith(own)]
     for chosen in (main, main + rest):
         labels = [_label(each, chosen) for each in settings]

@@ -18,6 +18,8 @@ __all__ = [
     "settings_section",
 ]
 
+AVERAGE = "incremental/average_performance"
+
 
 def overview_section(groups: Sequence[Group]) -> Section:
     """Return a row for each run: what it is, how far it got, how it adapts."""
@@ -114,7 +116,8 @@ def commands_section(runs: Sequence[RunRecord], kinds: Collection[str]) -> Secti
 
 def _overview_row(group: Group, run: RunRecord) -> tuple[str, ...]:
     settings = run.settings
-    family = str(settings.get("family", NONE))
+    several = settings.get("families", [settings.get("family", NONE)])
+    family = ", ".join(map(str, several)) if isinstance(several, list) else str(several)
     preset = settings.get("preset")
     state = _state(run)
     return (
@@ -122,12 +125,18 @@ def _overview_row(group: Group, run: RunRecord) -> tuple[str, ...]:
         group.label,
         run.kind or NONE,
         family if preset is None else f"{family} ({preset})",
-        str(settings.get("learner.kind", settings.get("algorithm.kind", NONE))),
+        _learner(settings),
         str(settings.get("seed", NONE)),
         str(settings.get("device", NONE)),
         state if run.finished else Marked(state),
         *_last_score(run),
     )
+
+
+def _learner(settings: dict[str, Any]) -> str:
+    """Return what learns: the learner, or the algorithm and the method that guards earlier tasks."""
+    names = ("learner.kind", "algorithm.kind", "method.kind")
+    return ", ".join(str(settings[name]) for name in names if name in settings) or NONE
 
 
 def _last_score(run: RunRecord) -> tuple[str, str, str]:
@@ -136,8 +145,9 @@ def _last_score(run: RunRecord) -> tuple[str, str, str]:
     if tags:
         before, after = (number(run.metrics[tag].values[-1]) for tag in (tags[0], tags[-1]))
         return direction([run]).partition(" (")[0], before, after
-    if MEAN_RETURN in run.metrics:
-        return "mean return", NONE, number(run.metrics[MEAN_RETURN].values[-1])
+    for tag, what in ((MEAN_RETURN, "mean return"), (AVERAGE, "average performance")):
+        if tag in run.metrics:
+            return what, NONE, number(run.metrics[tag].values[-1])
     return NONE, NONE, NONE
 
 
@@ -147,7 +157,8 @@ def _state(run: RunRecord) -> str:
     if run.finished is None:
         return f"saved at step {run.saved_step:,}"
     words = "finished" if run.finished else "unfinished"
-    return f"{words}, {run.saved_step:,} of {run.last_step:,}"
+    total = "" if run.last_step is None else f" of {run.last_step:,}"
+    return f"{words}, {run.saved_step:,}{total}"
 
 
 def _problems(run: RunRecord, kinds: Collection[str]) -> list[str]:

@@ -84,7 +84,12 @@ class RunRecord:
 
     @property
     def finished(self) -> bool | None:
-        """Whether it is saved up to its last step; None if that is not known."""
+        """Whether it is saved up to its last step, or stage; None if that is not known."""
+        if self.kind == "incremental":
+            # Stages end with rollouts, so that their steps do not tell.
+            return any(
+                bool(np.isfinite(each.scores[:, -1]).all()) for each in self.matrices.values()
+            )
         if self.last_step is None:
             return None
         return self.saved_step is not None and self.saved_step >= self.last_step

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mtrl.evaluation.trained import EvaluationSettings
+from mtrl.meta.pearl.config import PearlConfig
+from mtrl.meta.recurrent.training import RecurrentConfig
 from mtrl.meta.reinforcement import ReinforcementConfig
 from mtrl.meta.supervised import SupervisedConfig
 from mtrl.reproduce.published import Published
 
 __all__ = ["UNADAPTED", "Column", "Config", "Experiment"]
 
-Config = SupervisedConfig | ReinforcementConfig
+Config = SupervisedConfig | ReinforcementConfig | RecurrentConfig | PearlConfig
 UNADAPTED = "no adaptation"
 """What the target learner's policy is called where it is tested as meta-training left it."""
 

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from benchmarks.measure import Build, Step
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,6 +14,7 @@ from torch import nn
 from mtrl.agents.multitask.env import MultiTaskVecEnv
 from mtrl.agents.multitask.ppo import MultiTaskPPO
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot, PerTask
+from mtrl.benchmarks.measure import Build, Step
 from mtrl.envs.cartpole import CartPole
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task

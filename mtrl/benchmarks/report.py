@@ -1,15 +1,12 @@
-"""The benchmark's tables: on the terminal, as CSV and as a page."""
+"""What a benchmark of time and memory reports: whether results agree, and tables of rows."""
 
 import csv
 import io
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mtrl.versions import library_versions
-
-__all__ = ["Agreement", "Row", "csv_text", "page", "table"]
+__all__ = ["Agreement", "Row", "csv_text", "table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +20,8 @@ class Row:
         speedups: how often the processor time goes into the baseline's, one value per turn.
         memory: peak growth of resident memory during a step, MiB; None if unknown.
         first: seconds until the first step was done, compilation included.
+        tasks: that a step adapts to, where adaptations per second are asked for.
+        by_wall: whether speed-ups and rates are of wall time, as on an accelerator, and not of processor time.
     """
 
     work: str
@@ -32,6 +31,14 @@ class Row:
     speedups: Sequence[float]
     memory: float | None
     first: float
+    tasks: int | None = None
+    by_wall: bool = False
+
+    @property
+    def rate(self) -> float | None:
+        """Adaptations per second."""
+        seconds = statistics.median(self.wall if self.by_wall else self.cpu)
+        return None if self.tasks is None else self.tasks / seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +60,16 @@ class Agreement:
 
 
 COLUMNS = ("work", "variant", "CPU ms", "wall ms", "speed-up", "memory MiB", "first s")
+RATE = "adaptations/s"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows in Markdown: medians over the turns, and the range of the speed-up."""
+    """Return the rows in Markdown: medians over the turns, and the range of the speed-up.
+
+    Where a row says how many tasks it adapts to, adaptations per second are in a column of their own.
+    """
+    rated = any(row.tasks is not None for row in rows)
+    columns = (*COLUMNS, *([RATE] * rated))
     cells = [
         (
             row.work,
@@ -66,12 +79,13 @@ def table(rows: Sequence[Row]) -> str:
             f"{statistics.median(row.speedups):.1f} ({_range(row.speedups)})",
             "-" if row.memory is None else f"{row.memory:,.1f}",
             f"{row.first:,.1f}",
+            *(["-" if row.rate is None else f"{row.rate:,.0f}"] * rated),
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     rules = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join(_line(line, widths) for line in (COLUMNS, rules, *cells))
+    return "\n".join(_line(line, widths) for line in (columns, rules, *cells))
 
 
 def _range(values: Sequence[float]) -> str:
@@ -96,25 +110,3 @@ def csv_text(rows: Sequence[Row]) -> str:
             memory = "" if row.memory is None else f"{row.memory:.1f}"
             writer.writerow([row.work, row.variant, turn, *(f"{v:.6g}" for v in values), memory])
     return text.getvalue()
-
-
-def page(command: str, agreements: Sequence[Agreement], rows: Sequence[Row]) -> str:
-    """Return the page: what ran where, whether the results agree, and the table."""
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
-    return f"""# Adaptation speed
-
-Made by `{command}` with {versions}, on one thread of a machine with {os.cpu_count()} cores.
-`benchmark.csv` has every turn. `docs/benchmarks.md` says what is measured and how.
-
-## The same results
-
-{chr(10).join(f"- {agreement}" for agreement in agreements)}
-
-## Time and memory
-
-Medians over turns that alternate in one process; a speed-up is the median of each turn's ratio (lowest to
-highest). Memory is the growth of resident memory in one step of a fresh process, at its peak. "first s" is
-the wall time until the first step was done, compilation included.
-
-{table(rows)}
-"""

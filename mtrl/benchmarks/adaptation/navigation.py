@@ -31,7 +31,7 @@ from mtrl.nets import Params
 from mtrl.policies import Gaussian, GaussianPolicy
 from mtrl.rollouts import collect
 
-__all__ = ["Batches", "Problem", "looped_step"]
+__all__ = ["Batches", "Problem", "batched", "disagreement", "looped", "looped_step", "parts"]
 
 Batches = tuple[PolicyBatch, PolicyBatch]
 """The samples before and after adaptation."""
@@ -101,6 +101,20 @@ def batched(problem: Problem) -> Callable[[], TrustRegionStep]:
     return iteration
 
 
+def parts(problem: Problem) -> dict[str, Callable[[], object]]:
+    """Return what our meta-iteration consists of, each to be run by itself on the same episodes."""
+    meta, how = problem.start(), problem.how
+    tasks = problem.family.sample(problem.tasks, np.random.default_rng(0), "train")
+    generator = torch.Generator().manual_seed(0)
+    support, query = problem.batches(meta, tasks, generator)
+    return {
+        # Adaptation is in it, too: episodes come before and after.
+        "sampling": lambda: problem.batches(meta, tasks, generator),
+        "inner": lambda: how.adapt(meta, [support]),
+        "outer": lambda: meta_trust_region_step(how, meta, [support], query, problem.trpo),
+    }
+
+
 def looped(problem: Problem) -> Callable[[], TrustRegionStep]:
     """Return the same meta-iteration, task by task and by differentiating through adaptation."""
     meta, rng = problem.start(), np.random.default_rng(0)
@@ -168,7 +182,9 @@ def _adapted(
         policy_loss(how.policy, how.objective),
         [support],
     )
-    return how.policy(params, query.observations)
+    found = how.policy(params, query.observations)
+    assert isinstance(found, Gaussian)
+    return found
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

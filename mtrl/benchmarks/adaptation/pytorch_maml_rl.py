@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.gym_stand_in import TimeLimit, install
-from benchmarks.navigation import Problem
 from torch import Tensor
 
+from mtrl.benchmarks.adaptation.gym_stand_in import TimeLimit, install
+from mtrl.benchmarks.adaptation.navigation import Problem
 from mtrl.errors import UsageError
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.parameters import MetaParams
@@ -47,7 +47,7 @@ class Peer:
         self.env = modules.make()
         self.policy = modules.NormalMLPPolicy(2, 2, problem.hidden, torch.tanh)
         self.learner = modules.MAMLTRPO(self.policy, fast_lr=0.1)
-        self._queues = queue.Queue(), queue.Queue()
+        self._queues: tuple[queue.Queue[Any], queue.Queue[Any]] = queue.Queue(), queue.Queue()
         self._worker = modules.SamplerWorker(
             0,
             "2DNavigation-v0",
@@ -107,6 +107,10 @@ class Peer:
         return torch.cat([value.detach().reshape(-1) for value in (*network, log_std)])
 
 
+def _least_squares(b: Tensor, a: Tensor) -> tuple[Tensor, None]:
+    return torch.linalg.solve(a, b), None
+
+
 def _modules(path: Path, horizon: int) -> SimpleNamespace:
     """Import what is needed of the package below `path`."""
     if not (path / "maml_rl" / "metalearners").is_dir():
@@ -115,7 +119,7 @@ def _modules(path: Path, horizon: int) -> SimpleNamespace:
             "https://github.com/tristandeleu/pytorch-maml-rl and give the folder that holds maml_rl"
         )
     np.__dict__.setdefault("float_", np.float64)
-    torch.lstsq = lambda b, a: (torch.linalg.solve(a, b), None)
+    vars(torch)["lstsq"] = _least_squares
     if str(path) not in sys.path:
         sys.path.append(str(path))
 

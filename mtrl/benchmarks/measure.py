@@ -1,19 +1,28 @@
-"""Time and memory of variants of the same work."""
+"""Time and memory of variants of the same work, in this process or others."""
 
-import ctypes
-import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-__all__ = ["Build", "Variant", "interleaved", "memory_growth", "speedups"]
+from mtrl.benchmarks.adaptation.peers.worker import CLEAR, growth, turn
+
+__all__ = [
+    "CLEAR",
+    "Build",
+    "Turn",
+    "Variant",
+    "interleaved",
+    "memory_growth",
+    "speedups",
+    "take_turns",
+]
 
 Step = Callable[[], Any]
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+Turn = Callable[[float], tuple[float, float]]
+"""Works for so many processor seconds; returns the (processor, wall) seconds of one step."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,10 @@ class Variant:
 
 
 def interleaved(
-    steps: Mapping[str, Step], turns: int, seconds: float
+    steps: Mapping[str, Step],
+    turns: int,
+    seconds: float,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Run all steps in turns; return for each the (processor, wall) seconds per step of every turn.
 
@@ -65,28 +77,35 @@ def interleaved(
         steps: what to run.
         turns: how often each gets its turn.
         seconds: a turn's least length in processor time.
+        synchronize: waits for the device.
     """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+
+    def timed(step: Step) -> Turn:
+        return lambda seconds: turn(step, seconds, synchronize)
+
+    return take_turns({name: timed(step) for name, step in steps.items()}, turns, seconds)
+
+
+def take_turns(
+    variants: Mapping[str, Turn], turns: int, seconds: float
+) -> dict[str, list[tuple[float, float]]]:
+    """Give every variant its turn, again and again, so that what else the machine does falls on all."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(turns):
-        for name, step in steps.items():
-            times[name].append(_turn(step, seconds))
+        for name, variant in variants.items():
+            times[name].append(variant(seconds))
     return times
 
 
-def _turn(step: Step, seconds: float) -> tuple[float, float]:
-    count, wall, start = 0, time.perf_counter(), time.process_time()
-    while count == 0 or time.process_time() < start + seconds:
-        step()
-        count += 1
-    return (time.process_time() - start) / count, (time.perf_counter() - wall) / count
-
-
 def speedups(
-    times: Mapping[str, list[tuple[float, float]]], baseline: str
+    times: Mapping[str, list[tuple[float, float]]], baseline: str, *, wall: bool = False
 ) -> dict[str, list[float]]:
-    """Return, for each turn, how often each step's processor time goes into the baseline's."""
+    """Return, for each turn, how often each step's processor time goes into the baseline's.
+
+    With `wall` it is wall time, which is what counts where an accelerator does the work.
+    """
     return {
-        name: [base / own for (base, _), (own, _) in zip(times[baseline], turns, strict=True)]
+        name: [base[wall] / own[wall] for base, own in zip(times[baseline], turns, strict=True)]
         for name, turns in times.items()
     }
 
@@ -102,21 +121,8 @@ def memory_growth(build: Build) -> float | None:
         return process.submit(_growth, build).result()
 
 
-def _growth(build: Build) -> float:
+def _growth(build: Build) -> float | None:
     import torch
 
     torch.set_num_threads(1)
-    step = build()
-    step()
-    # Without this, what the first step freed would still count as resident, and hide the second one's need.
-    ctypes.CDLL(None).malloc_trim(0)
-    CLEAR.write_text("5")  # sets the peak back to the present
-    before = _kibibytes("VmRSS")
-    step()
-    return (_kibibytes("VmHWM") - before) / 1024
-
-
-def _kibibytes(field: str) -> int:
-    match = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
-    assert match is not None
-    return int(match[1])
+    return growth(build())

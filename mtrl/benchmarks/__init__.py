@@ -1,0 +1,1 @@
+"""Benchmarks of adaptation: how well learners adapt, and how fast."""

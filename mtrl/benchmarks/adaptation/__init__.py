@@ -1,0 +1,1 @@
+"""How fast learners adapt, beside the libraries in use, after checking that all compute the same."""

@@ -1,0 +1,85 @@
+"""Carry out the measurements: agreement first, then time and memory, then the files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtrl.benchmarks.adaptation.agreement import agreements
+from mtrl.benchmarks.adaptation.page import Measured, draw_figure, render_page, write_hparams
+from mtrl.benchmarks.adaptation.processes import PEERS
+from mtrl.benchmarks.adaptation.settings import AdaptationSettings, problems_of
+from mtrl.benchmarks.adaptation.timing import (
+    measure_memory,
+    measure_navigation,
+    measure_problem,
+    split_of,
+)
+from mtrl.benchmarks.report import csv_text
+from mtrl.durable import replace_file, reporting
+from mtrl.errors import MtrlError
+from mtrl.figures import save
+from mtrl.reproduce.carry_out import require_figures
+
+__all__ = ["Output", "measure_adaptation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What was measured: the page's text, and the files if a folder was given."""
+
+    text: str
+    files: tuple[Path, ...] = ()
+
+
+def measure_adaptation(
+    settings: AdaptationSettings, command: str, folder: Path | None = None
+) -> Output:
+    """Check that all compute the same, then measure, and write `benchmark.md`, `.csv`, `.png` and `tensorboard/`.
+
+    Args:
+        settings: what is measured.
+        command: what makes the same page.
+        folder: for the files; None writes none.
+
+    Raises:
+        MtrlError: results disagree, and nothing was timed; or a peer that is installed does not run.
+        MissingExtraError: there is a folder, and matplotlib is not installed.
+    """
+    if folder is not None:
+        require_figures()
+    checked = agreements(settings)
+    wrong = [str(each) for each in checked if not each.holds]
+    if wrong:
+        raise MtrlError(f"results disagree, and nothing is timed: {'; '.join(wrong)}")
+    rows, splits, memory = [], [], []
+    for problem in problems_of(settings):
+        rows += measure_problem(problem, settings)
+        splits.append(split_of(problem, settings))
+        memory += measure_memory(problem, settings) if settings.memory else []
+    if settings.navigation:
+        more, split = measure_navigation(settings)
+        rows += more
+        splits.append(split)
+    missing = [n for n in settings.peer_names if not PEERS[n].is_there(settings.peer_folder)]
+    measured = Measured(
+        agreements=checked, rows=rows, splits=splits, memory=memory, missing=missing
+    )
+    text = render_page(measured, settings, command)
+    return Output(text=text, files=_write(folder, measured, settings, text) if folder else ())
+
+
+def _write(
+    folder: Path, measured: Measured, settings: AdaptationSettings, text: str
+) -> tuple[Path, ...]:
+    page, table, picture = (folder / f"benchmark.{suffix}" for suffix in ("md", "csv", "png"))
+    events = folder / "tensorboard"
+    with reporting("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_file(table, csv_text(measured.rows).encode())
+    figure = draw_figure(measured)
+    if figure is not None:
+        with reporting("write", picture):
+            save(figure, picture)
+    write_hparams(events, measured, settings)
+    # Last: a page that is there shows what the files beside it hold.
+    replace_file(page, text.encode())
+    return (page, table, *([picture] if figure is not None else []), events)

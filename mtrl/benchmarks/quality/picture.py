@@ -1,0 +1,92 @@
+"""The figure of a comparison: per family, adaptation, learning, and the performance profile."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mtrl.benchmarks.quality.learners import LEARNERS
+from mtrl.benchmarks.quality.summary import FamilySummary
+from mtrl.benchmarks.quality.trainings import Curve
+from mtrl.figure_style import GREY, INK, MARKERS, PALETTE, dress, legend_below, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Curves", "draw_figure"]
+
+Curves = Mapping[str, Sequence[Curve]]
+"""By learner, one for each seed."""
+
+_STYLES = ("-", "--")
+_ORDER = list(LEARNERS)
+
+
+def draw_figure(summaries: Sequence[FamilySummary], curves: Mapping[str, Curves]) -> "Figure":
+    """Return the figure, a row for each family.
+
+    Args:
+        summaries: of every family.
+        curves: over training, by family.
+    """
+    figure = new_figure(11.0, 0.8 + 3.1 * len(summaries))
+    grid = figure.subplots(len(summaries), 3, squeeze=False)
+    for row, summary in zip(grid, summaries, strict=True):
+        _adaptation(row[0], summary)
+        _learning(row[1], summary, curves[summary.family.family])
+        _profile(row[2], summary)
+    legend_below(figure, max((row[0] for row in grid), key=lambda axes: len(axes.lines)))
+    return figure
+
+
+def _look(learner: str) -> dict[str, Any]:
+    """Return the look of a learner, the same in every figure."""
+    place = _ORDER.index(learner)
+    colour = INK if learner == "oracle" else PALETTE[place % len(PALETTE)]
+    return {"color": colour, "ls": _STYLES[place // len(PALETTE) % 2]}
+
+
+def _adaptation(axes: "Axes", summary: FamilySummary) -> None:
+    for learner, curve in summary.iqm.items():
+        place, look = np.arange(len(curve)), _look(learner)
+        low, high = ([getattr(i, name) for i in curve] for name in ("low", "high"))
+        axes.fill_between(place, low, high, color=look["color"], alpha=0.13, lw=0)
+        marker = MARKERS[_ORDER.index(learner) % len(MARKERS)]
+        estimates = [i.estimate for i in curve]
+        axes.plot(place, estimates, marker=marker, ms=4, lw=1.5, label=LEARNERS[learner], **look)
+    axes.locator_params(axis="x", integer=True)
+    family = summary.family
+    label = f"{family.score} ({family.better} is better), IQM"
+    dress(axes, title=f"{family.family}: adaptation", xlabel="adaptation steps", ylabel=label)
+
+
+def _learning(axes: "Axes", summary: FamilySummary, curves: Curves) -> None:
+    family = summary.family
+    for learner, runs in curves.items():
+        # Runs of one learner evaluate after equal iterations, and take about as many steps to them.
+        done = np.mean([run.done for run in runs], 0)
+        after = np.array([run.scores[:, -1] for run in runs])
+        look = _look(learner)
+        axes.fill_between(done, after.min(0), after.max(0), color=look["color"], alpha=0.13, lw=0)
+        axes.plot(done, after.mean(0), lw=1.5, **look)
+    unit = "environment steps" if family.score == "return" else "meta-iterations"
+    title = f"after {family.steps} steps, while it trains"
+    dress(axes, title=title, xlabel=unit, ylabel=family.score)
+
+
+def _profile(axes: "Axes", summary: FamilySummary) -> None:
+    sign = 1 if summary.family.better == "higher" else -1
+    for learner, profile in summary.profiles.items():
+        look, levels = _look(learner), sign * profile.thresholds
+        axes.fill_between(levels, profile.low, profile.high, color=look["color"], alpha=0.13, lw=0)
+        axes.plot(levels, profile.share, lw=1.5, **look)
+    axes.axhline(0.5, color=GREY, lw=0.6)
+    word = "above" if sign > 0 else "below"
+    axes.set_ylim(-0.02, 1.02)
+    dress(
+        axes,
+        title="performance profile",
+        xlabel=summary.family.score,
+        ylabel=f"share of runs and tasks {word}",
+    )

@@ -1,0 +1,1 @@
+"""Meta-training of PEARL, whose agent is `mtrl.agents.pearl`."""
