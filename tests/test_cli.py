@@ -98,7 +98,7 @@ def test_help_documents_every_setting(kind: str, capsys: pytest.CaptureFixture[s
     assert not stop.value.code
     options = set(re.findall(r"--([\w-]+)", capsys.readouterr().out))
     config = KINDS[kind].config
-    nested = {"learner", "advantages", "outer-advantages", "outer", "method", "tasks"}
+    nested = {"learner", "advantages", "outer-advantages", "outer", "curriculum", "method", "tasks"}
     assert {name.replace("_", "-") for name in config.__dataclass_fields__} <= options | nested
     assert {"dir", "config", "threads"} <= options
 

@@ -12,10 +12,13 @@ from mtrl.runs import CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHERS = {
+    "train_curriculum_cartpole",
+    "train_curriculum_mountaincar",
     "train_incremental_cartpole",
     "train_incremental_two_families",
     "train_multitask_cartpole",
     "train_multitask_halfcheetah",
+    "train_pearl_navigation2d",
     "train_qimitation_cartpole",
     "train_rl2_bandit",
     "train_rl2_navigation2d",
@@ -118,3 +121,27 @@ def test_a_recurrent_script_prints_the_return_of_every_episode_of_a_trial(
     assert len(re.findall(r"\[", row)) == columns
     # With one episode in a trial there is nothing to forget between episodes.
     assert ("no adaptation" in printed) == (columns > 1)
+
+
+STEPS = ["--total-steps", "600", "--evaluate-every", "600", "--eval-episodes", "1"]
+OTHER = {
+    "train_curriculum_cartpole": (STEPS, r"task_9 .*\nmean .*\nworst "),
+    "train_curriculum_mountaincar": (STEPS, r"task_11 .*\nmean .*\nworst "),
+    "train_pearl_navigation2d": (
+        ["--iterations", "1", "--test-tasks", "2"],
+        r"PEARL .*\nno adaptation .*\nstanding still .*\nbest possible ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_other_scripts_print_a_row_for_each_task_or_learner(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, rows = OTHER[name]
+    script = ROOT / "scripts" / f"{name}.py"
+    assert run_script(script, ["--dir", str(tmp_path / "run"), *arguments], monkeypatch) == 0
+    assert re.search(rows, capsys.readouterr().out)
