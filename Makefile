@@ -19,10 +19,10 @@ demo: $(VENV)/.plot
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev $(PEERS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev $(PEERS)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

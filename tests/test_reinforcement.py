@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from mtrl.agents.gradient import FrozenAgent, GradientAgent
 from mtrl.checkpoint import CheckpointStore
+from mtrl.curricula import Uniform
 from mtrl.envs.batched import BatchedEnv, TensorParams
 from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.registry import get_family
@@ -522,7 +523,12 @@ TINY_SUPERVISED = SupervisedConfig(hidden=(4,), tasks_per_batch=2, test_tasks=3,
     [
         (
             [replace(TINY, iterations=1, learner=learner) for learner in LEARNERS]
-            + [replace(TINY, iterations=1, outer=PROMP())],
+            + [replace(TINY, iterations=1, outer=PROMP())]
+            + [
+                replace(
+                    TINY, iterations=1, curriculum=Uniform(), curriculum_tasks=4, solved_at=-1.0
+                )
+            ],
             meta_train_reinforcement,
         ),
         (

@@ -37,7 +37,7 @@ def _quick_starts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Python imports the main module in every worker, since what is sent may be defined there.
         patch.setattr(sys.modules["__main__"], "__spec__", None)
-        patch.delattr(sys.modules["__main__"], "__file__")
+        patch.delattr(sys.modules["__main__"], "__file__", raising=False)
         envs = WorkerVectorEnv(FaultyFamily(), ["train"])
         envs.reset()
         envs.close()
