@@ -61,8 +61,12 @@ class _NumberedHead(nn.Module):
         self._weigh = weights.weigh
 
     def forward(self, latent: Tensor) -> Tensor:
-        index = latent[:, -1].long()
-        return self._weigh(self.head(latent[:, :-1], TaskInput(index)), index)
+        return self.of(latent[:, :-1], TaskInput(latent[:, -1].long()))
+
+    def of(self, features: Tensor, task: TaskInput) -> Tensor:
+        """Return the outputs (batch, n) of features (batch, size) of tasks whose numbers are known."""
+        assert task.index is not None
+        return self._weigh(self.head(features, task), task.index)
 
 
 class MultiTaskActorCriticPolicy(MultiTaskPolicy, ActorCriticPolicy):
@@ -133,12 +137,34 @@ class MultiTaskActorCriticPolicy(MultiTaskPolicy, ActorCriticPolicy):
         return _NumberedHead(self._make_head(trunk, outputs, scale=scale), self._weights)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
-        if not isinstance(self.action_dist, DiagGaussianDistribution):
+        if not isinstance(self.action_dist, CategoricalDistribution | DiagGaussianDistribution):
             return super()._get_action_dist_from_latent(latent_pi)
-        mean = self.action_net(latent_pi)
+        return self._distribution(latent_pi[:, :-1], TaskInput(latent_pi[:, -1].long()))
+
+    def _distribution(self, features: Tensor, task: TaskInput) -> Distribution:
+        head: Any = self.action_net
+        outputs = head.of(features, task)
+        if isinstance(self.action_dist, CategoricalDistribution):
+            return self.action_dist.proba_distribution(action_logits=outputs)
+        assert isinstance(self.action_dist, DiagGaussianDistribution) and task.index is not None
         # A row for each action, so that a task's weight scales what it asks of the deviation too.
-        log_std = self._weights.weigh(self.log_std.expand_as(mean), latent_pi[:, -1].long())
-        return self.action_dist.proba_distribution(mean, log_std)
+        log_std = self._weights.weigh(self.log_std.expand_as(outputs), task.index)
+        return self.action_dist.proba_distribution(outputs, log_std)
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values (batch, 1), log-probabilities (batch,) and entropies of actions; see the parent."""
+        if not isinstance(self.action_dist, CategoricalDistribution | DiagGaussianDistribution):
+            return super().evaluate_actions(obs, actions)
+        # The parent would carry the task's number in a copy of the features, once for each network.
+        states, task = split_observation(self, obs)
+        made = self._made
+        features = made.actor(states, task)
+        critic = features if made.critic is made.actor else made.critic(states, task)
+        distribution = self._distribution(features, task)
+        head: Any = self.value_net
+        return head.of(critic, task), distribution.log_prob(actions), distribution.entropy()
 
     def act(self, observations: PyTorchObs) -> tuple[Tensor, Tensor]:
         """Sample an action (batch, ...) for each observation, as `forward` does, without its value.
