@@ -183,7 +183,7 @@ class MultiTaskVecEnv(VecEnvWrapper):
             rewards = self._scale(rewards, self.slot_tasks)
         if ended:
             self._end(ended, infos)
-            if self.failed_tasks or not np.isfinite(obs).all():
+            if self.failed_tasks or not seem_finite(obs):
                 obs = self._without_failed(obs)
         return self._joined(obs), rewards, dones, infos
 
@@ -203,7 +203,10 @@ class MultiTaskVecEnv(VecEnvWrapper):
             success = info.get("is_success")
             judged = None if success is None else bool(success)
             self.statistics.add(task, total, length, judged)
-        self._play(self._told(ended), ended)
+        told = self._told(ended)
+        # Most play one task for ever.
+        if (told != played[0]).any():
+            self._play(told, ended)
         self._begin(ended)
 
     def _joined(self, obs: Any) -> NDArray[Any]:
