@@ -9,6 +9,7 @@ The ways take turns in one process; the median over turns is printed. All are ch
 
 import statistics
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import tyro
@@ -26,7 +27,9 @@ class Settings:
     tasks: tuple[int, ...] = (2, 10, 50)
     """Numbers of tasks, a row each."""
     batch: int = 2048
-    """Samples in the batch, of tasks at random."""
+    """Samples in the batch."""
+    order: Literal["turns", "random"] = "turns"
+    """Whether tasks take turns in the batch, as in minibatches of equal shares, or come at random."""
     features: int = 256
     """Inputs of a head."""
     outputs: int = 6
@@ -38,7 +41,7 @@ class Settings:
 
 
 def ours(head: Affine, features: Tensor, index: Tensor) -> Tensor:
-    """Do what the library does: pick from all where heads are narrow, else compute blocks."""
+    """Do what the library does: look whether tasks take turns, else pick or compute blocks."""
     return head.chosen(features, index)
 
 
@@ -77,7 +80,9 @@ def measure(settings: Settings, tasks: int) -> dict[str, float]:
     chance = torch.Generator().manual_seed(0)
     head = Affine((tasks, settings.outputs, settings.features), generator=chance)
     features = torch.randn(settings.batch, settings.features, generator=chance, requires_grad=True)
-    index = torch.randint(0, tasks, (settings.batch,), generator=chance)
+    index = torch.arange(settings.batch) % tasks
+    if settings.order == "random":
+        index = torch.randint(0, tasks, (settings.batch,), generator=chance)
     of = (features, *head.parameters())
     for way in WAYS.values():
         torch.testing.assert_close(way(head, features, index), loop(head, features, index))

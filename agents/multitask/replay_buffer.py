@@ -224,12 +224,10 @@ class MultiTaskReplayBuffer(ReplayBuffer):
 
 
 def _shares(present: Index, batch_size: int) -> Index:
-    """Return the task of each of a minibatch's transitions, in order."""
-    share, rest = divmod(batch_size, len(present))
-    sizes = np.full(len(present), share)
-    if rest:
-        sizes[np.random.permutation(len(present))[:rest]] += 1  # noqa: NPY002
-    return present.repeat(sizes)
+    """Return the task of each of a minibatch's transitions: they take turns, which a layer of heads uses."""
+    if batch_size % len(present):
+        present = np.random.permutation(present)  # noqa: NPY002  # who gets one more
+    return np.resize(present, batch_size)
 
 
 def _check_several(n_steps: int, gamma: float, capacity: int, n_envs: int) -> None:

@@ -67,10 +67,13 @@ def _weight(
     return drawn.uniform_(-bound, bound, generator=generator)
 
 
-_NARROW = 128
-"""Outputs of all groups together up to which all are computed and one group's picked. Such a layer
-moves more memory than it multiplies, and sorting samples into blocks moves yet more
-(`scripts/benchmark_heads.py`)."""
+_FEW, _NARROW = 24, 128
+"""Outputs of all groups together up to which all are computed and one group's picked: in any order of
+samples, and in one that would have to be sorted. Such a layer moves more memory than it multiplies, and
+sorting samples into blocks moves yet more (`scripts/benchmark_heads.py`)."""
+
+_TURNS = 4
+"""The fewest turns that make an order of turns worth looking for."""
 
 
 class Affine(nn.Module):
@@ -117,12 +120,28 @@ class Affine(nn.Module):
         """Map each sample (batch, inputs) by the group that `index` (batch,) names.
 
         At most twice the arithmetic of one group on the batch, however many groups there are and however
-        unequal their shares; but where the groups have at most 128 outputs together all are computed
-        and one is picked, which is faster.
+        unequal their shares; but where the groups have few outputs together all are computed and one is
+        picked, which is faster. Groups that take turns, as in minibatches of equal shares, need no
+        sorting.
         """
-        if self.groups * self.outputs <= _NARROW:
+        outputs = self.groups * self.outputs
+        period = period_of(index) if outputs > _FEW else None
+        if period:
+            return self.in_turns(inputs, index, period)
+        if outputs <= _NARROW:
             return self.picked(inputs, index)
         return self.in_blocks(inputs, index)
+
+    def in_turns(self, inputs: Tensor, index: Tensor, period: int) -> Tensor:
+        """Do what `chosen` does where sample i + `period` has the group of sample i."""
+        turns = -(-len(index) // period)
+        full = nn.functional.pad(inputs, (0, 0, 0, turns * period - len(index)))
+        owners = index[:period]
+        weight = nn.functional.embedding(owners, self.weight.flatten(1))
+        weight = weight.view(period, self.outputs, self.inputs).transpose(1, 2)
+        bias = nn.functional.embedding(owners, self.bias).unsqueeze(1)
+        made = torch.baddbmm(bias, full.view(turns, period, -1).transpose(0, 1), weight)
+        return made.transpose(0, 1).reshape(turns * period, -1)[: len(index)]
 
     def picked(self, inputs: Tensor, index: Tensor) -> Tensor:
         """Do what `chosen` does by computing all groups for every sample."""
@@ -140,6 +159,24 @@ class Affine(nn.Module):
         weight = weight.view(-1, self.outputs, self.inputs).transpose(1, 2)
         made = torch.baddbmm(bias.unsqueeze(1), filled, weight)
         return made.flatten(0, 1).index_select(0, slots)
+
+
+def period_of(index: Tensor) -> int | None:
+    """Return p such that sample i + p has the group of sample i and that there are 4 turns or more.
+
+    None if there is no such p, and on accelerators, which would have to be waited for.
+
+    Args:
+        index: (batch,) int64, the group of each sample.
+    """
+    if index.device.type != "cpu" or len(index) < _TURNS:
+        return None
+    numbers = index.numpy()
+    again = (numbers[1 : len(numbers) // _TURNS + 1] == numbers[0]).nonzero()[0]
+    if not len(again):
+        return None
+    period = int(again[0]) + 1
+    return period if (numbers[period:] == numbers[:-period]).all() else None
 
 
 def blocks(index: Tensor, groups: int) -> tuple[Tensor, Tensor, int]:
