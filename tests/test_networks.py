@@ -454,9 +454,7 @@ def test_computing_all_heads_would_fail_the_bound() -> None:
         ([], None),
     ],
 )
-def test_turns_are_found_where_every_sample_repeats(
-    numbers: list[int], period: int | None
-) -> None:
+def test_turns_are_found_where_every_sample_repeats(numbers: list[int], period: int | None) -> None:
     assert period_of(torch.tensor(numbers, dtype=torch.int64)) == period
 
 
