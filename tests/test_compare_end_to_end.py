@@ -20,15 +20,16 @@ from mtrl.cli import main
 from mtrl.compare.carry_out import Place, Written, compare, plan_of
 from mtrl.compare.plan import Kind, Plan
 from mtrl.compare.playing import final_returns
+from mtrl.compare.processes import Playing
 from mtrl.compare.references import cached_references
 from mtrl.compare.trainings import specialists_of, trainings_of
-from mtrl.compare.worker import work
 from mtrl.config import from_toml, to_toml
 from mtrl.errors import MtrlError, UsageError
 from mtrl.interrupts import Interrupted
 from mtrl.multitask.algorithms import PPO
 from mtrl.multitask.config import MultiTaskConfig
 from mtrl.multitask.trained import load_multitask_run
+from mtrl.side_by_side import work_alone
 
 pytest.importorskip("matplotlib")
 
@@ -150,7 +151,8 @@ def test_a_training_ends_saved_when_nobody_wants_it_any_more(tmp_path: Path) -> 
     (training,) = trainings_of(endless, tmp_path, tmp_path)
     context = multiprocessing.get_context("forkserver")
     wanted, held = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(training, "none", tmp_path / "log", wanted))
+    playing = Playing(training=training, commit="none")
+    process = context.Process(target=work_alone, args=(playing, wanted))
     process.start()
     # The end of the pipe is what a worker sees of the death of the process that wants it.
     once_it_trains(training.directory, held.close)
@@ -158,7 +160,7 @@ def test_a_training_ends_saved_when_nobody_wants_it_any_more(tmp_path: Path) -> 
     assert process.exitcode == 128 + signal.SIGTERM
     assert load_multitask_run(training.directory).step >= 64
     assert training.scores() is None
-    assert "stopped after saving" in (tmp_path / "log").read_text()
+    assert "stopped after saving" in playing.log.read_text()
 
 
 def test_a_second_comparison_repeats_no_specialist(done: Done, tmp_path: Path) -> None:

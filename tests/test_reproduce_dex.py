@@ -19,7 +19,7 @@ from mtrl.reproduce import REPRODUCTIONS
 from mtrl.reproduce.carry_out import Outcome, Place
 from mtrl.reproduce.dex import experiment, results
 from mtrl.reproduce.dex.courses import FULL, QUICK_SETTINGS, Course, DexSettings, courses
-from mtrl.reproduce.dex.jobs import Job, carry_out_jobs, jobs_of, train
+from mtrl.reproduce.dex.jobs import Job, carry_out_jobs, jobs_of
 from mtrl.reproduce.dex.ledger import budget, ledger, stages_within
 from mtrl.reproduce.dex.playing import hexagon_family, random_survival, survival
 from mtrl.reproduce.dex.results import (
@@ -368,7 +368,7 @@ class Here:
                     raise MtrlError("stopped here")
                 self.trained.append(job.name)
                 job.folder.mkdir(parents=True, exist_ok=True)
-                train(job)
+                job.carry_out()
 
 
 def table(directory: Path, patch: pytest.MonkeyPatch, here: Here) -> Outcome:

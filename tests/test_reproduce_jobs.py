@@ -1,8 +1,7 @@
 """Trainings in processes of their own: what names their files, what is repeated, and how they fail and end."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from mtrl.errors import MtrlError
 from mtrl.reproduce.jobs import Job, carry_out_jobs
+from mtrl.side_by_side import work_alone
 
 
 def job(folder: Path, **changes: Any) -> Job:
@@ -68,10 +68,11 @@ def test_a_failed_training_is_reported_by_name_with_its_reason(tmp_path: Path) -
 
 def test_a_training_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
     endless = job(tmp_path, function="subprocess:call", told={"args": ["sleep", "40"]})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtrl.reproduce.jobs", endless.request], stdin=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(35) != 0
+    context = multiprocessing.get_context("forkserver")
+    wanted, held = context.Pipe(duplex=False)
+    process = context.Process(target=work_alone, args=(endless, wanted))
+    process.start()
+    held.close()
+    process.join(35)
+    assert process.exitcode not in (0, None)
     assert endless.finished() is None

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from mtrl.compare.processes import Playing
 from mtrl.compare.references import References
 from mtrl.compare.trainings import Training, specialists_of
-from mtrl.compare.worker import train_and_play
 from mtrl.config import differing_fields, to_dict
 from mtrl.errors import MtrlError
 from mtrl.multitask.config import MultiTaskConfig
@@ -121,7 +121,7 @@ class Here:
                 if len(self.trained) == self.fails_after:
                     raise MtrlError("stopped here")
                 self.trained.append(training.name)
-                train_and_play(training, commit)
+                Playing(training=training, commit=commit).carry_out()
 
 
 def table(directory: Path, patch: pytest.MonkeyPatch, here: Here) -> Outcome:

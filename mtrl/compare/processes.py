@@ -1,36 +1,56 @@
 """Trainings side by side, each in a process of its own; stopped at any instant, they continue."""
 
-import multiprocessing
-import sys
-import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mtrl.compare.playing import RandomAgent, final_returns
 from mtrl.compare.trainings import Scores, Training
-from mtrl.compare.worker import work
-from mtrl.durable import reporting
-from mtrl.errors import MtrlError
-from mtrl.interrupts import Interrupted, Interrupts
+from mtrl.durable import replace_file
+from mtrl.metrics import logged_seconds
+from mtrl.multitask.trained import load_multitask_run
+from mtrl.multitask.training import train_multitask
 from mtrl.progress import format_duration
+from mtrl.runs import MANIFEST, TIMINGS, Run
+from mtrl.side_by_side import side_by_side
 
-__all__ = ["train_all"]
-
-_POLL_SECONDS = 0.05
-# Specialists are many and short, and importing all this takes seconds: processes are forked from one
-# that has done so, and done nothing else.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["mtrl.compare.worker", "torch.utils.tensorboard", "torch._dynamo"]
+__all__ = ["Playing", "train_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Running:
+class Playing:
+    """A training and its last episodes, as `side_by_side` carries it out.
+
+    Attributes:
+        training: what to do.
+        commit: of the code, for the record.
+    """
+
     training: Training
-    process: BaseProcess
-    wanted: "Connection[None, None]"
+    commit: str
+
+    @property
+    def name(self) -> str:
+        """What progress and errors call it."""
+        return self.training.name
+
+    @property
+    def log(self) -> Path:
+        """Where its process writes errors."""
+        directory = self.training.directory
+        return directory.with_name(f"{directory.name}.log")
+
+    def carry_out(self) -> None:
+        """Train and play, in this process."""
+        _train_and_play(self.training, self.commit)
+
+    def came_to(self) -> str | None:
+        """Return in words what the training has reached, or None while it is not finished."""
+        scores = self.training.scores()
+        if scores is None:
+            return None
+        duration = format_duration(scores.seconds)
+        return f"{scores.steps:,} steps in {duration}, mean return {scores.returns.mean():.2f}"
 
 
 def train_all(trainings: Sequence[Training], processes: int, commit: str) -> None:
@@ -46,74 +66,30 @@ def train_all(trainings: Sequence[Training], processes: int, commit: str) -> Non
         MtrlError: a training failed, or what is in its directory is not its own; the others saved
             where they were.
     """
-    waiting = deque(training for training in trainings if training.scores() is None)
-    for training in waiting:
-        # Before anything is started: a directory that is another's is found now.
-        _ = training.stored_config
-    _say(f"{len(trainings)} trainings, {len(trainings) - len(waiting)} of them found finished")
-    _CONTEXT.set_forkserver_preload(_PRELOADED)
-    running: list[_Running] = []
-    with Interrupts() as interrupts:
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    running.append(_start(waiting.popleft(), commit))
-                time.sleep(_POLL_SECONDS)
-                for ended in [each for each in running if not each.process.is_alive()]:
-                    running.remove(ended)
-                    _report(ended)
-                if interrupts.signal_number is not None:
-                    raise Interrupted(
-                        "stopped; every training is saved, and the same command continues them",
-                        interrupts.signal_number,
-                    )
-        finally:
-            # Also when one failed: what the others did is kept, and nobody waits for their end.
-            _stop(running)
+    for training in trainings:
+        if training.scores() is None:
+            # Before anything is started: a directory that is another's is found now.
+            _ = training.stored_config
+    works = [Playing(training=training, commit=commit) for training in trainings]
+    side_by_side(works, processes, modules=[__name__], kept="every training is saved")
 
 
-def _start(training: Training, commit: str) -> _Running:
-    log = _log(training)
-    with reporting("write", log):
-        log.parent.mkdir(parents=True, exist_ok=True)
-    wanted, held = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=work, args=(training, commit, log, wanted))
-    process.start()
-    wanted.close()
-    return _Running(training=training, process=process, wanted=held)
-
-
-def _report(ended: _Running) -> None:
-    """Say what a training has reached, or raise if it failed."""
-    training, code = ended.training, ended.process.exitcode
-    ended.wanted.close()
-    scores = training.scores()
-    if code != 0 or scores is None:
-        log = _log(training)
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        last = lines[-1].removeprefix("mtrl: ") if lines else "it wrote no error"
-        raise MtrlError(f"{training.name} failed with exit code {code}: {last}; see {log}")
-    _log(training).unlink(missing_ok=True)
-    _say(f"{training.name}: {_in_words(scores)}")
-
-
-def _in_words(scores: Scores) -> str:
-    duration = format_duration(scores.seconds)
-    return f"{scores.steps:,} steps in {duration}, mean return {scores.returns.mean():.2f}"
-
-
-def _stop(running: Sequence[_Running]) -> None:
-    for each in running:
-        each.process.terminate()
-    for each in running:
-        each.process.join()
-        each.wanted.close()
-
-
-def _log(training: Training) -> Path:
-    return training.directory.with_name(f"{training.directory.name}.log")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+def _train_and_play(training: Training, commit: str) -> None:
+    """Train, continuing what is in the directory, then play the last episodes and keep the scores."""
+    config, directory = training.stored_config, training.directory
+    resume = (directory / MANIFEST).exists()
+    with Run.open(directory, config=config, kind="multitask", resume=resume) as run:
+        train_multitask(config, run)
+    trained = load_multitask_run(directory, device=config.device)
+    family, tasks, episodes = trained.family, training.tasks, training.episodes
+    random = None
+    if training.kind == "specialists":
+        random = final_returns(RandomAgent(family.action_space), family, tasks, episodes)
+    scores = Scores(
+        returns=final_returns(trained.agent, family, tasks, episodes),
+        random=random,
+        steps=trained.step,
+        seconds=logged_seconds(directory / TIMINGS, "time/env_steps_per_second"),
+        commit=commit,
+    )
+    replace_file(training.scores_file, scores.to_json(tasks).encode())

@@ -7,34 +7,17 @@ minute at most.
 
 import hashlib
 import json
-import multiprocessing
-import os
-import sys
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
-from mtrl.cli import guarded
-from mtrl.durable import replace_file, reporting
+from mtrl.durable import replace_file
 from mtrl.errors import MtrlError
-from mtrl.interrupts import Interrupted, Interrupts, terminate_after
 from mtrl.reproduce.dex.courses import Course, DexSettings, courses
 from mtrl.reproduce.dex.training import Taken, take
+from mtrl.side_by_side import side_by_side
 
-__all__ = ["Job", "carry_out_jobs", "jobs_of", "train"]
-
-_POLL_SECONDS = 0.05
-# Importing all this takes seconds, and a training not many more: processes are forked from one that
-# has done so, and done nothing else.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["mtrl.reproduce.dex.jobs", "torch._dynamo"]
+__all__ = ["Job", "carry_out_jobs", "jobs_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +53,16 @@ class Job:
         level = self.course.stages[-1].replace(" ", "-")
         return self.folder / f"{self.course.kind}-{level}-seed-{self.seed}-{digest}.json"
 
+    @property
+    def log(self) -> Path:
+        """Where its process writes errors."""
+        return self.file.with_suffix(".log")
+
+    def carry_out(self) -> None:
+        """Train, in this process, and keep what it came to."""
+        made = take(self.course, self.settings, self.seed)
+        replace_file(self.file, json.dumps(made.to_json()).encode())
+
     def finished(self) -> Taken | None:
         """Return what it came to, or None while it is not finished.
 
@@ -86,6 +79,14 @@ class Job:
                 f"{self.file}: damaged ({error!r}); delete it, and the training is repeated"
             ) from error
 
+    def came_to(self) -> str | None:
+        """Return in words what it came to, or None while it is not finished."""
+        made = self.finished()
+        if made is None:
+            return None
+        reached = f"survives {made.after[-1]:.0f} steps in {self.course.stages[-1]}"
+        return f"{reached} after {sum(made.steps):,} steps in {sum(made.seconds):.0f} s"
+
 
 def jobs_of(
     settings: DexSettings, seeds: Sequence[int], folder: Path, code: Mapping[str, str]
@@ -98,19 +99,6 @@ def jobs_of(
     ]
 
 
-def train(job: Job) -> None:
-    """Carry out one training in this process, and keep what it came to."""
-    made = take(job.course, job.settings, job.seed)
-    replace_file(job.file, json.dumps(made.to_json()).encode())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Running:
-    job: Job
-    process: BaseProcess
-    wanted: "Connection[None, None]"
-
-
 def carry_out_jobs(jobs: Sequence[Job], processes: int) -> None:
     """Carry out what is not finished of `jobs`, `processes` at a time.
 
@@ -118,76 +106,4 @@ def carry_out_jobs(jobs: Sequence[Job], processes: int) -> None:
         Interrupted: a signal asked to stop; what is finished is kept.
         MtrlError: a training failed; the message names it and its log.
     """
-    waiting = deque(job for job in jobs if job.finished() is None)
-    _say(f"{len(jobs)} trainings, {len(jobs) - len(waiting)} of them found finished")
-    _CONTEXT.set_forkserver_preload(_PRELOADED)
-    running: list[_Running] = []
-    with Interrupts() as interrupts:
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    running.append(_start(waiting.popleft()))
-                time.sleep(_POLL_SECONDS)
-                for ended in [each for each in running if not each.process.is_alive()]:
-                    running.remove(ended)
-                    _report(ended)
-                if interrupts.signal_number is not None:
-                    raise Interrupted(
-                        "stopped; the same command goes on with the trainings that are not finished",
-                        interrupts.signal_number,
-                    )
-        finally:
-            for each in running:
-                each.process.kill()
-                each.process.join()
-                each.wanted.close()
-
-
-def _start(job: Job) -> _Running:
-    with reporting("write", job.folder):
-        job.folder.mkdir(parents=True, exist_ok=True)
-    wanted, held = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_work, args=(job, wanted))
-    process.start()
-    wanted.close()
-    return _Running(job=job, process=process, wanted=held)
-
-
-def _report(ended: _Running) -> None:
-    """Say what a training has reached, or raise if it failed."""
-    job, code = ended.job, ended.process.exitcode
-    ended.wanted.close()
-    made = job.finished()
-    if code != 0 or made is None:
-        log = _log(job)
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        last = lines[-1].removeprefix("mtrl: ") if lines else "it wrote no error"
-        raise MtrlError(f"{job.name} failed with exit code {code}: {last}; see {log}")
-    _log(job).unlink(missing_ok=True)
-    reached = f"survives {made.after[-1]:.0f} steps in {job.course.stages[-1]}"
-    _say(f"{job.name}: {reached} after {sum(made.steps):,} steps in {sum(made.seconds):.0f} s")
-
-
-def _work(job: Job, wanted: "Connection[None, None]") -> None:
-    """Train in a process that was made for it, which ends when the one that wants it does."""
-    # Ctrl-C in a terminal is for the process that wants the training, which ends the others.
-    os.setsid()
-    with open(_log(job), "wb") as errors:
-        os.dup2(errors.fileno(), 2)
-    terminate_after(lambda: _until_unwanted(wanted))
-    torch.set_num_threads(1)
-    sys.exit(guarded(lambda: train(job)))
-
-
-def _until_unwanted(wanted: "Connection[None, None]") -> None:
-    with suppress(EOFError):
-        wanted.recv()
-
-
-def _log(job: Job) -> Path:
-    return job.file.with_suffix(".log")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    side_by_side(jobs, processes, modules=[__name__], kept="finished trainings are kept")
