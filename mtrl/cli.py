@@ -7,14 +7,13 @@ stated, 1 for a failure, 130 and 143 for a run that Ctrl-C or SIGTERM stopped.
 import difflib
 import importlib
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mtrl import __version__
-from mtrl.errors import MtrlError, UsageError
+from mtrl.errors import UsageError, guarded
 
-__all__ = ["COMMANDS", "guarded", "main"]
+__all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "families": "list the task families, show one, or print tasks drawn from it",
@@ -35,22 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the process's own, and return its exit code."""
     logging.basicConfig(format="mtrl: %(message)s", level=logging.WARNING)
     return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def guarded(work: Callable[[], int | None]) -> int:
-    """Run `work` and return its exit code; an error of ours becomes one line on standard error."""
-    try:
-        return work() or 0
-    except MtrlError as error:
-        print(f"mtrl: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("mtrl: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (`head`, say) has seen enough. Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _dispatch(arguments: list[str]) -> int:

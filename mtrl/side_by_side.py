@@ -15,9 +15,8 @@ from typing import Protocol
 
 import torch
 
-from mtrl.cli import guarded
 from mtrl.durable import reporting
-from mtrl.errors import MtrlError
+from mtrl.errors import MtrlError, guarded
 from mtrl.interrupts import Interrupted, Interrupts, terminate_after
 
 __all__ = ["Work", "side_by_side", "work_alone"]

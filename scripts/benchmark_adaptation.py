@@ -9,8 +9,8 @@
 
 import sys
 
-from mtrl.cli import guarded
 from mtrl.commands.benchmark_adaptation import run
+from mtrl.errors import guarded
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: run(sys.argv[1:])))

@@ -21,7 +21,7 @@ from benchmarks.multitask import OURS, PEER, Problem, builds, step_of
 
 from mtrl.benchmarks.measure import Build, Variant, interleaved, memory_growth, speedups
 from mtrl.benchmarks.report import Row, csv_text, table
-from mtrl.cli import guarded
+from mtrl.errors import guarded
 from mtrl.versions import library_versions
 
 

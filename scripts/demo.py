@@ -9,8 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mtrl.cli import guarded
-from mtrl.errors import MissingExtraError
+from mtrl.errors import MissingExtraError, guarded
 from mtrl.evaluation.report import adaptation_table, draw_curves, paired_rows
 from mtrl.evaluation.trained import EvaluationSettings, anchor_scores, load_run
 from mtrl.reproduce.navigation import NAVIGATION_SETTINGS

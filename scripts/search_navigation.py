@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from mtrl.cli import guarded
-from mtrl.errors import UsageError
+from mtrl.errors import UsageError, guarded
 from mtrl.evaluation.trained import EvaluationSettings, Scores, TrainedRun, load_run
 from mtrl.meta.maml import MAML
 from mtrl.meta.reinforcement import ReinforcementConfig

@@ -22,7 +22,7 @@ import tyro
 from mtrl.agents.experts import CartPoleExpert, model_expert
 from mtrl.agents.q_learning import Budget, Mode, Plan
 from mtrl.agents.saving import save_agent
-from mtrl.cli import guarded
+from mtrl.errors import guarded
 from mtrl.reproduce.aqil_training import AqilSettings, carry_over, make_agent, play
 from mtrl.reproduce.aqil_watching import EpisodeLog
 from mtrl.runs import Run

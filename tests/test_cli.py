@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from mtrl import __version__
-from mtrl.cli import COMMANDS, guarded, main
+from mtrl.cli import COMMANDS, main
 from mtrl.commands.train import parse_training
 from mtrl.config import from_toml
 from mtrl.envs.family import FamilySpec
 from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.registry import family_names, get_family
 from mtrl.envs.task import Task
-from mtrl.errors import MissingExtraError, MtrlError
+from mtrl.errors import MissingExtraError, MtrlError, guarded
 from mtrl.evaluation.statistics import paired_difference
 from mtrl.evaluation.trained import EvaluationSettings, load_run
 from mtrl.interrupts import Interrupted

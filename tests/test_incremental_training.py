@@ -31,9 +31,9 @@ from mtrl.agents.incremental import (
 )
 from mtrl.agents.networks import MLP, OneHot, Shared
 from mtrl.checkpoint import CheckpointStore
-from mtrl.cli import guarded, main
+from mtrl.cli import main
 from mtrl.config import from_dict, from_toml, to_dict, to_toml
-from mtrl.errors import MtrlError, UsageError
+from mtrl.errors import MtrlError, UsageError, guarded
 from mtrl.evaluation.continual import MATRIX_MEASURES
 from mtrl.evaluation.continual_file import read_matrix
 from mtrl.incremental.config import IncrementalConfig, ListedTask, NetworkSettings

@@ -26,11 +26,11 @@ from mtrl.agents.balancing import FAMO, GradNorm, NashMTL, PCGrad
 from mtrl.agents.multitask.env import TaskFailedWarning
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
 from mtrl.checkpoint import CheckpointStore
-from mtrl.cli import guarded, main
+from mtrl.cli import main
 from mtrl.commands.multitask import returns_table
 from mtrl.config import from_dict, to_dict
 from mtrl.envs.registry import get_family
-from mtrl.errors import CheckpointError, UsageError
+from mtrl.errors import CheckpointError, UsageError, guarded
 from mtrl.interrupts import Interrupted
 from mtrl.meta import watching
 from mtrl.meta.kinds import KINDS

@@ -23,8 +23,7 @@ from torch.testing import assert_close
 
 from mtrl import checkpoint
 from mtrl.checkpoint import CheckpointStore
-from mtrl.cli import guarded
-from mtrl.errors import MtrlError
+from mtrl.errors import MtrlError, guarded
 from mtrl.manifest import read_manifest
 from mtrl.meta import watching
 from mtrl.meta.anil import ANIL

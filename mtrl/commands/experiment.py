@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mtrl.cli import guarded
 from mtrl.commands.train import parse_training
+from mtrl.errors import guarded
 from mtrl.evaluation.report import adaptation_table, paired_rows
 from mtrl.evaluation.trained import EvaluationSettings, anchor_scores, load_run
 from mtrl.meta.kinds import get_kind

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtrl.cli import guarded
 from mtrl.commands.multitask import episodes_csv, mean_cell
 from mtrl.commands.train import parse_training
 from mtrl.config import kind_name
 from mtrl.durable import replace_file
+from mtrl.errors import guarded
 from mtrl.evaluation.continual import MATRIX_MEASURES, PerformanceMatrix
 from mtrl.incremental.config import IncrementalConfig
 from mtrl.incremental.trained import TrainedSequence, load_incremental_run

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtrl.cli import guarded
 from mtrl.commands.train import parse_training
 from mtrl.durable import replace_file
 from mtrl.envs.task import Task
+from mtrl.errors import guarded
 from mtrl.evaluation.statistics import interval
 from mtrl.meta.kinds import get_kind
 from mtrl.multitask.config import MultiTaskConfig

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from mtrl.cli import guarded
 from mtrl.config import from_dict
+from mtrl.errors import guarded
 from mtrl.interrupts import terminate_after
 from mtrl.meta.kinds import get_kind
 from mtrl.runs import MANIFEST, Run
