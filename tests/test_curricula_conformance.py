@@ -276,24 +276,43 @@ def test_a_saved_run_makes_the_same_next_thousand_draws(name: str) -> None:
     assert logs[0].proposed == logs[1].proposed and logs[0].told == logs[1].told
 
 
-@pytest.mark.parametrize(
-    ("name", "before"),
+HEARD = {
     # In later stages, what rehearses earlier ones is no result of the present one.
-    [("staged", 0), *((n, b) for n in ("learning progress", "worst regret") for b in (0, 10, 13))],
-)
-def test_results_of_a_window_count_after_the_declared_lag(name: str, before: int) -> None:
-    one, other = MAKERS[name](), MAKERS[name]()
-    assert one.lag > 0
-    for curriculum, outcome in ((one, 0.0), (other, 1.0)):
+    "staged": (0,),
+    "learning progress": (0, 10, 13),
+    "teacher-student": (0, 3, 40),
+    "naive": (40,),
+    "sampling": (0, 3, 40),
+    "level replay": (10, 40),
+    "learnability": (20,),
+    "worst regret": (3, 10, 13),
+    "ALP-GMM": (3, 10, 13),
+    "self-paced": (0, 3, 40),
+    "domain randomisation": (10, 13),
+}
+"""Results that come before the one that counts, where it can make a difference."""
+
+
+@pytest.mark.parametrize(("name", "before"), [(n, b) for n in HEARD for b in HEARD[n]])
+def test_results_count_after_the_declared_lag(name: str, before: int) -> None:
+    middle, best = (6.0, 15.0) if name in BOXES else (1.0, 1.0)
+    one, other = EVERY[name](), EVERY[name]()
+    for curriculum, outcome in ((one, 0.0), (other, best)):
         for turn in range(before):
-            curriculum.update(curriculum.propose(1)[0], float(turn % 2))
-        for task in TASKS if name == "worst regret" else ():
-            curriculum.update(task, 0.0)
+            # What always succeeds and what always fails are both of no use to learn from.
+            earlier = 0.0 if name == "learnability" else middle * (turn % 2)
+            curriculum.update(curriculum.propose(1)[0], earlier)
         for _ in range(curriculum.lag + 1):
-            # Regrets that change alike for all tasks would leave their weights as they are.
-            played = TASKS[0] if name == "worst regret" else curriculum.propose(1)[0]
-            curriculum.update(played, outcome)
-    assert np.abs(one.probabilities() - other.probabilities()).max() > 0
+            curriculum.update(curriculum.propose(1)[0], outcome)
+    if name in MAKERS:
+        assert np.abs(one.probabilities() - other.probabilities()).max() > 0
+    else:
+        drawn = [[proposal.task.id for proposal in each.propose(400)] for each in (one, other)]
+        assert drawn[0] != drawn[1]
+
+
+def test_the_lag_of_every_curriculum_is_tested_but_that_of_uniform_tasks() -> None:
+    assert set(HEARD) == set(EVERY) - {"uniform"}
 
 
 # What else the wrapper of Stable-Baselines3 promises
