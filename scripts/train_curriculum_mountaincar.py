@@ -9,7 +9,7 @@ Options: those of `mtrl train multitask`. This is that command and `mtrl evaluat
 import sys
 
 from mtrl.agents.networks import MLP, NetworkConfig, Shared
-from mtrl.commands.multitask import experiment
+from mtrl.commands.experiment import experiment
 from mtrl.curricula import Staged
 from mtrl.multitask.algorithms import DQN
 from mtrl.multitask.config import MultiTaskConfig
@@ -36,4 +36,4 @@ CONFIG = MultiTaskConfig(
 )
 
 if __name__ == "__main__":
-    sys.exit(experiment(CONFIG))
+    sys.exit(experiment("multitask", CONFIG))

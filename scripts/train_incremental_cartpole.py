@@ -11,7 +11,7 @@ import sys
 
 from mtrl.agents.incremental import TaskSwitch
 from mtrl.agents.networks import MLP, OneHot, Shared
-from mtrl.commands.incremental import experiment
+from mtrl.commands.experiment import experiment
 from mtrl.incremental.config import IncrementalConfig, ListedTask, NetworkSettings
 from mtrl.multitask.algorithms import PPO
 
@@ -32,4 +32,4 @@ CONFIG = IncrementalConfig(
 )
 
 if __name__ == "__main__":
-    sys.exit(experiment(CONFIG))
+    sys.exit(experiment("incremental", CONFIG))

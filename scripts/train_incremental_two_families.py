@@ -11,10 +11,10 @@ that command and `mtrl evaluate` in one.
 import sys
 from dataclasses import replace
 
-from mtrl.commands.incremental import experiment
+from mtrl.commands.experiment import experiment
 from mtrl.reproduce.incremental.plan import BASELINE, FULL, sequence_config
 
 CONFIG = replace(sequence_config(FULL, BASELINE, seed=0), log_every=2048)
 
 if __name__ == "__main__":
-    sys.exit(experiment(CONFIG))
+    sys.exit(experiment("incremental", CONFIG))

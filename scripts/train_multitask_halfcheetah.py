@@ -12,7 +12,7 @@ preset "maml" has 200.
 import sys
 
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
-from mtrl.commands.multitask import experiment
+from mtrl.commands.experiment import experiment
 from mtrl.multitask.algorithms import PPO
 from mtrl.multitask.config import MultiTaskConfig
 
@@ -31,4 +31,4 @@ CONFIG = MultiTaskConfig(
 )
 
 if __name__ == "__main__":
-    sys.exit(experiment(CONFIG))
+    sys.exit(experiment("multitask", CONFIG))

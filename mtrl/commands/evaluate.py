@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -28,9 +28,9 @@ from mtrl.manifest import read_manifest
 from mtrl.runs import MANIFEST
 from mtrl.versions import library_versions
 
-__all__ = ["EvaluateOptions", "run"]
+__all__ = ["TASK_BY_TASK", "EvaluateOptions", "run", "task_evaluation"]
 
-_TASK_BY_TASK = ("multitask", "incremental")
+TASK_BY_TASK = ("multitask", "incremental")
 """Kinds of run whose agents do not adapt."""
 
 
@@ -68,13 +68,13 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(EvaluateOptions, arguments, command="mtrl evaluate")
     torch.set_num_threads(options.threads)
     kind = _kind(options.run)
-    if kind in _TASK_BY_TASK:
+    if kind in TASK_BY_TASK:
         _evaluate_tasks(options, kind)
         return
     runs = [load_run(options.run)]
     if options.against is not None:
         other = _kind(options.against)
-        if other in _TASK_BY_TASK:
+        if other in TASK_BY_TASK:
             raise UsageError(f"{options.against} is a {other} run, and {options.run} is not")
         runs.append(load_run(options.against))
         _check_comparable(*runs)
@@ -105,18 +105,25 @@ def _evaluate_tasks(options: EvaluateOptions, kind: str) -> None:
             raise UsageError(
                 f"--{name} is for runs that adapt, and {options.run} is a run of the kind {kind}"
             )
-    # Stable-Baselines3 takes seconds to import, and other runs do without it.
-    if kind == "multitask":
-        from mtrl.commands.multitask import evaluate_multitask as evaluate
-    else:
-        from mtrl.commands.incremental import evaluate_incremental as evaluate
-    evaluate(
+    task_evaluation(kind)(
         options.run,
         episodes=settings.episodes,
         seed=settings.seed,
         device=settings.device,
         output=options.output,
     )
+
+
+def task_evaluation(kind: str) -> Callable[..., None]:
+    """Return what prints the scores of a run of a kind in `TASK_BY_TASK`, and writes them."""
+    # Stable-Baselines3 takes seconds to import, and other runs do without it.
+    if kind == "multitask":
+        from mtrl.commands.multitask import evaluate_multitask
+
+        return evaluate_multitask
+    from mtrl.commands.incremental import evaluate_incremental
+
+    return evaluate_incremental
 
 
 def _check_comparable(first: TrainedRun, second: TrainedRun) -> None:

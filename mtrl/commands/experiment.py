@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mtrl.commands.evaluate import TASK_BY_TASK, task_evaluation
 from mtrl.commands.train import parse_training
 from mtrl.errors import guarded
 from mtrl.evaluation.report import adaptation_table, paired_rows
@@ -20,7 +21,7 @@ UNADAPTED = "no adaptation"
 
 
 def experiment(kind: str, defaults: Any, arguments: Sequence[str] | None = None) -> int:
-    """Meta-train with `defaults` where options do not say otherwise, print how it adapts.
+    """Train with `defaults` where options do not say otherwise, and print what was learnt.
 
     Args:
         kind: of the run, as after `mtrl train`.
@@ -42,15 +43,20 @@ def _train_and_evaluate(kind_name: str, defaults: Any, arguments: Sequence[str])
     kind.check(options.settings)
     with Run.open(options.directory, config=options.settings, kind=kind.name) as run:
         kind.train(options.settings, run)
+    if kind.name in TASK_BY_TASK:
+        task_evaluation(kind.name)(options.directory, device=options.settings.device)
+    else:
+        _print_adaptation(options.directory, options.settings)
 
-    trained = load_run(options.directory)
-    settings = trained.complete(EvaluationSettings(tasks=100, device=options.settings.device))
+
+def _print_adaptation(directory: Path, config: Any) -> None:
+    trained = load_run(directory)
+    settings = trained.complete(EvaluationSettings(tasks=100, device=config.device))
     tasks = trained.unseen_tasks(settings)
-    name = options.settings.learner.name
+    name = config.learner.name
     scores = {name: trained.scores(tasks, settings)}
-    if (
-        settings.steps is not None
-    ):  # else a trial has one episode, after which there is nothing to forget
+    # A trial of one episode has nothing to forget after it.
+    if settings.steps is not None:
         scores[UNADAPTED] = trained.scores(tasks, settings, adapting=False)
     anchors = anchor_scores(trained.family, tasks, settings.steps or 0)
     print(f"{trained.score_name} on {settings.tasks} {trained.tasks_name}, mean [95% interval]")

@@ -1,51 +1,21 @@
-"""What `mtrl evaluate` prints of a run on tasks one after another, and what its training scripts do."""
+"""What `mtrl evaluate` prints of a run on tasks one after another."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mtrl.commands.multitask import episodes_csv, mean_cell
-from mtrl.commands.train import parse_training
 from mtrl.config import kind_name
 from mtrl.durable import replace_file
-from mtrl.errors import guarded
 from mtrl.evaluation.continual import MATRIX_MEASURES, PerformanceMatrix
-from mtrl.incremental.config import IncrementalConfig
+from mtrl.evaluation.report import aligned
 from mtrl.incremental.trained import TrainedSequence, load_incremental_run
-from mtrl.meta.kinds import get_kind
 from mtrl.multitask.evaluation import TaskScores
-from mtrl.runs import Run
 
-__all__ = ["evaluate_incremental", "experiment", "matrix_table", "measures_table"]
+__all__ = ["evaluate_incremental", "matrix_table", "measures_table"]
 
 _EPISODES = 100
-
-
-def experiment(defaults: IncrementalConfig, arguments: Sequence[str] | None = None) -> int:
-    """Train with `defaults` where options do not say otherwise; print what was kept and carried over.
-
-    Args:
-        defaults: the settings.
-        arguments: options of `mtrl train incremental`; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
-    given = sys.argv[1:] if arguments is None else arguments
-    return guarded(lambda: _train_and_evaluate(defaults, given))
-
-
-def _train_and_evaluate(defaults: IncrementalConfig, arguments: Sequence[str]) -> None:
-    kind = get_kind("incremental")
-    options = parse_training(kind, arguments, Path(sys.argv[0]).name, defaults=defaults)
-    torch.set_num_threads(options.threads)
-    kind.check(options.settings)
-    with Run.open(options.directory, config=options.settings, kind=kind.name) as run:
-        kind.train(options.settings, run)
-    evaluate_incremental(options.directory, device=options.settings.device)
 
 
 def evaluate_incremental(
@@ -85,10 +55,10 @@ def evaluate_incremental(
 def matrix_table(matrix: PerformanceMatrix) -> str:
     """Return the scores of one seed: a row for each stage, empty where nothing was measured."""
     names = ["before training", *(f"{i}: {task}" for i, task in enumerate(matrix.order, start=1))]
-    rows = [["after stage", *matrix.tasks]]
+    rows = []
     for name, scores in zip(names, matrix.scores[0], strict=True):
         rows.append([name, *("" if np.isnan(score) else f"{score:.2f}" for score in scores)])
-    return _aligned(rows)
+    return aligned(["after stage", *matrix.tasks], rows)
 
 
 def measures_table(matrix: PerformanceMatrix) -> str:
@@ -98,9 +68,10 @@ def measures_table(matrix: PerformanceMatrix) -> str:
         return "no stage is done"
     ended = matrix.through(done)
     found = {name: float(measure(ended).means[0]) for name, measure in MATRIX_MEASURES.items()}
-    return _aligned(
-        [[n, "undefined" if np.isnan(value) else f"{value:.2f}"] for n, value in found.items()]
+    (first, *rest) = (
+        [name, "undefined" if np.isnan(value) else f"{value:.2f}"] for name, value in found.items()
     )
+    return aligned(first, rest)
 
 
 def _described(trained: TrainedSequence) -> str:
@@ -110,13 +81,7 @@ def _described(trained: TrainedSequence) -> str:
 
 
 def _returns_table(trained: TrainedSequence, scores: TaskScores, seed: int) -> str:
-    rows = [["task", "family", "mean return"]]
+    rows = []
     for learnt, returns in zip(trained.learnt, scores.returns, strict=True):
         rows.append([learnt.name, learnt.task.family, mean_cell(returns, seed)])
-    return _aligned(rows)
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(["task", "family", "mean return"], rows)

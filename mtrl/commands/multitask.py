@@ -1,4 +1,4 @@
-"""What `mtrl evaluate` prints of a multi-task run, and what its training scripts do."""
+"""What `mtrl evaluate` prints of a multi-task run."""
 
 import csv
 import io
@@ -8,48 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mtrl.commands.train import parse_training
 from mtrl.durable import replace_file
 from mtrl.envs.task import Task
-from mtrl.errors import guarded
+from mtrl.evaluation.report import aligned
 from mtrl.evaluation.statistics import interval
-from mtrl.meta.kinds import get_kind
-from mtrl.multitask.config import MultiTaskConfig
 from mtrl.multitask.evaluation import TaskScores
 from mtrl.multitask.tasks import task_names
 from mtrl.multitask.trained import load_multitask_run
-from mtrl.runs import Run
 from mtrl.seeding import numpy_generator
 
-__all__ = ["episodes_csv", "evaluate_multitask", "experiment", "mean_cell"]
+__all__ = ["episodes_csv", "evaluate_multitask", "mean_cell", "returns_table"]
 
 _EPISODES = 100
-
-
-def experiment(defaults: MultiTaskConfig, arguments: Sequence[str] | None = None) -> int:
-    """Train with `defaults` where options do not say otherwise, and print the return on each task.
-
-    Args:
-        defaults: the settings.
-        arguments: options of `mtrl train multitask`; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
-    given = sys.argv[1:] if arguments is None else arguments
-    return guarded(lambda: _train_and_evaluate(defaults, given))
-
-
-def _train_and_evaluate(defaults: MultiTaskConfig, arguments: Sequence[str]) -> None:
-    kind = get_kind("multitask")
-    options = parse_training(kind, arguments, Path(sys.argv[0]).name, defaults=defaults)
-    torch.set_num_threads(options.threads)
-    kind.check(options.settings)
-    with Run.open(options.directory, config=options.settings, kind=kind.name) as run:
-        kind.train(options.settings, run)
-    evaluate_multitask(options.directory, device=options.settings.device)
 
 
 def evaluate_multitask(
@@ -85,7 +56,7 @@ def evaluate_multitask(
 
 def returns_table(tasks: Sequence[Task], scores: TaskScores, seed: int) -> str:
     """Return a row for each task, with the parameters in which tasks differ, and one for their mean."""
-    rows = [["task", "mean return", "success", "parameters"]]
+    rows = []
     for name, task, returns, share in zip(
         task_names(list(tasks)), tasks, scores.returns, scores.successes, strict=True
     ):
@@ -96,9 +67,7 @@ def returns_table(tasks: Sequence[Task], scores: TaskScores, seed: int) -> str:
         ["mean", mean_cell(scores.returns.mean(0), seed), _percent(scores.successes.mean()), ""]
     )
     rows.append(["worst", f"{means.min():.2f}", "", ""])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(["task", "mean return", "success", "parameters"], rows)
 
 
 def mean_cell(returns: Any, seed: int) -> str:

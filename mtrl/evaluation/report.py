@@ -15,7 +15,7 @@ from mtrl.evaluation.statistics import Interval, interval, paired_difference
 from mtrl.figures import adaptation_curves, save
 from mtrl.seeding import numpy_generator
 
-__all__ = ["adaptation_table", "draw_curves", "paired_rows", "write_scores"]
+__all__ = ["adaptation_table", "aligned", "draw_curves", "paired_rows", "write_scores"]
 
 Scores = Mapping[str, NDArray[np.float64]]
 """By learner's name: one score per task and number of adaptation steps, (tasks, steps + 1)."""
@@ -27,7 +27,7 @@ def adaptation_table(scores: Scores, seed: int) -> str:
     `seed` decides the bootstrap's resamples, here and below.
     """
     rows = [[name, *map(str, _intervals(table, seed))] for name, table in scores.items()]
-    return _aligned(rows, _columns(scores))
+    return aligned(_columns(scores), rows)
 
 
 def paired_rows(first: str, second: str, scores: Scores, seed: int) -> str:
@@ -45,7 +45,7 @@ def paired_rows(first: str, second: str, scores: Scores, seed: int) -> str:
         share = f"above in {pair.share_above:.0%}"
         mean = Interval(estimate=pair.mean, low=pair.low, high=pair.high)
         rows.append([f"after {steps}", str(mean), share, f"p = {pair.p_value:.2g}"])
-    return _aligned(rows, [f"{first} minus {second}", "mean difference", "of the tasks", ""])
+    return aligned([f"{first} minus {second}", "mean difference", "of the tasks", ""], rows)
 
 
 def write_scores(path: Path, scores: Scores, tasks: Sequence[Task]) -> None:
@@ -96,7 +96,8 @@ def _columns(scores: Scores) -> list[str]:
     return ["", "before", *(f"after {k}" for k in range(1, points))]
 
 
-def _aligned(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal: columns as wide as their widest cell, two spaces apart."""
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
