@@ -2,14 +2,13 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from mtrl.errors import MtrlError
 from mtrl.reproduce import REPRODUCTIONS, curricula
 from mtrl.reproduce.curricula import FULL, summarise
 from mtrl.reproduce.curricula_training import (
@@ -18,8 +17,8 @@ from mtrl.reproduce.curricula_training import (
     WORLDS,
     Job,
     Trained,
-    load_or_train,
     train,
+    train_told,
 )
 
 JOB = Job(
@@ -74,16 +73,10 @@ def test_it_ends_at_the_threshold() -> None:
     assert made.steps == 2_000 and len(made.curve) == 1
 
 
-def test_a_kept_training_is_not_repeated_but_that_of_another_job_is(tmp_path: Path) -> None:
-    made = load_or_train(JOB, tmp_path)
-    (file,) = tmp_path.iterdir()
-    kept = json.loads(file.read_text())
-    file.write_text(json.dumps({**kept, "curve": [0.25]}))
-    assert load_or_train(JOB, tmp_path).curve == (0.25,)
-    assert load_or_train(replace(JOB, threshold=0.95), tmp_path).curve == made.curve
-    file.write_text("{}")
-    with pytest.raises(MtrlError, match="damaged"):
-        load_or_train(JOB, tmp_path)
+def test_a_job_is_told_and_told_of_in_json() -> None:
+    told = train_told(**json.loads(json.dumps(asdict(JOB))))
+    made = train(JOB)
+    assert json.loads(json.dumps(told)) == {"steps": made.steps, "curve": list(made.curve)}
 
 
 def test_a_quick_run_writes_a_page_its_numbers_and_a_figure(

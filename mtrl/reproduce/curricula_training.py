@@ -4,32 +4,26 @@ The learner is semi-gradient Q-learning on tiles (Sutton and Barto 2018, chapter
 environments side by side: it learns in seconds, so that every curriculum is tried with many seeds.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtrl import curricula
-from mtrl.durable import replace_file, reporting
 from mtrl.envs.curricula import VectorCurriculumSource, solved_at
 from mtrl.envs.mountaincar import MountainCar, MountainCarContinuous
 from mtrl.envs.task import Task
-from mtrl.errors import MtrlError
 from mtrl.seeding import numpy_generator
 
-__all__ = ["CURRICULA", "UNIFORM", "WORLDS", "Job", "Trained", "World", "load_or_train"]
+__all__ = ["CURRICULA", "UNIFORM", "WORLDS", "Job", "Trained", "World", "train", "train_told"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 UNIFORM = "uniform"
-VERSION = 1
-"""Of what a training does; a kept one of another version is repeated."""
 _SLOTS = 8
 _TILINGS, _TILES = 8, 8
 _HORIZON = 200
@@ -47,7 +41,8 @@ class World:
         low, high: its bounds, from the easiest to the hardest.
         solved_at: return from which on an episode is a success.
         best: return that nobody exceeds.
-        never: what Q-values begin at: low enough that hope does not explore.
+        first_values: what Q-values begin at: above what they are where the goal is never reached, so
+            that what was not tried yet is tried.
         exploration: share of random actions.
         actions: what the learner chooses among, as the environment takes them.
     """
@@ -59,7 +54,7 @@ class World:
     high: float
     solved_at: float
     best: float
-    never: float
+    first_values: float
     exploration: float
     actions: tuple[Any, ...]
 
@@ -84,7 +79,7 @@ WORLDS: Mapping[str, World] = {
             high=0.3,
             solved_at=-199.0,
             best=0.0,
-            never=-60.0,
+            first_values=-60.0,
             exploration=0.1,
             actions=(0, 1, 2),
         ),
@@ -96,7 +91,7 @@ WORLDS: Mapping[str, World] = {
             high=0.3,
             solved_at=50.0,
             best=100.0,
-            never=0.0,
+            first_values=10.0,
             exploration=0.1,
             actions=([-1.0], [0.0], [1.0]),
         ),
@@ -179,7 +174,9 @@ class _TileQ:
         self._shape = np.full(len(self._low), _TILES + 1)
         size = int(self._shape.prod())
         self._first = size * np.arange(_TILINGS)
-        self._weights = np.full((_TILINGS * size, len(world.actions)), world.never / _TILINGS)
+        self._weights = np.full(
+            (_TILINGS * size, len(world.actions)), world.first_values / _TILINGS
+        )
         self._rng = numpy_generator(seed, "actions of curricula")
 
     def look(self, observations: Any) -> tuple[Array, Index]:
@@ -255,28 +252,7 @@ def _success(world: World, tasks: Sequence[Task], learner: _TileQ) -> float:
     return float((totals >= world.solved_at).mean())
 
 
-def load_or_train(job: Job, folder: Path) -> Trained:
-    """Return what a kept training did, or train and keep it.
-
-    Raises:
-        MtrlError: the kept file is damaged, or it cannot be written.
-    """
-    name = f"{job.world}-{job.curriculum}-seed-{job.seed}".replace(" ", "-").lower()
-    path = folder / f"{name}.json"
-    key = {"version": VERSION, **vars(job)}
-    if path.exists():
-        try:
-            kept = json.loads(path.read_bytes())
-            if kept["job"] == key:
-                return Trained(
-                    steps=kept["steps"], curve=tuple(kept["curve"]), seconds=kept["seconds"]
-                )
-        except (ValueError, KeyError, TypeError) as error:
-            raise MtrlError(
-                f"{path}: damaged ({error!r}); delete it, and the training is repeated"
-            ) from error
-    made = train(job)
-    with reporting("write", path):
-        folder.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps({"job": key, **vars(made)}).encode())
-    return made
+def train_told(**job: Any) -> dict[str, Any]:
+    """Train as the fields of a `Job` say, and return the fields of a `Trained` but for the time."""
+    made = train(Job(**job))
+    return {"steps": made.steps, "curve": list(made.curve)}
