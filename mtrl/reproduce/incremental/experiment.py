@@ -16,24 +16,20 @@ __all__ = ["PILOTS", "incremental_table"]
 
 PILOTS: tuple[str, ...] = (
     (
-        "The sequence was chosen as one that fine-tuning forgets. With three hexagons and then three acrobots "
-        "(strong motors, light links, 20,000 steps each) it forgot nothing: -0.10, while new tasks of the second "
-        "family were now and then solved without training. With two cart-poles and two acrobots in turns it "
-        "forgot 0.35, and 0.07 with a head for each task and no code."
+        "The sequence was chosen as one that fine-tuning forgets. Three hexagons and then three acrobots it did not forget, "
+        "and new tasks of the second family were now and then solved without training; with a head for each task and no code "
+        "little was forgotten of cart-poles and acrobots in turns."
     ),
     (
-        "The same four tasks, scored by the policy's best actions, left cart-poles at 0.3 that were learnt: two of "
-        "three actions push the same way. Hence actions drawn from the policy."
+        "Scored by the policy's best actions, cart-poles looked unlearnt that were learnt: two of three actions push the same "
+        "way. Hence actions drawn from the policy."
     ),
     (
-        "On the sequence of this page, with 16,384 steps for each task and seed 100, fine-tuning had an average "
-        "performance of 0.48 and forgot 0.42; cloning with the coefficients of this page had 0.79 and forgot 0.00."
-    ),
-    (
-        "A penalty is most of a clipped gradient, or next to nothing of it: in the same pilots EWC with 20, MAS with 1 "
-        "and L2 with 0.3 ended at 0.07, 0.26 and 0.08, hardly learning after the first task; EWC with 1 and MAS with "
-        "0.03 learnt every task and ended at 0.38 and 0.39, forgetting 0.51 and 0.46, as much as fine-tuning. The "
-        "coefficients here lie between, and were not tried out."
+        "A penalty is most of a clipped gradient, or next to nothing of it: EWC with 20, MAS with 1 and L2 with 0.3 hardly "
+        "learnt after the first task; EWC with 1 and MAS with 0.03 forgot as much as fine-tuning. The coefficients here lie "
+        "between. With them and seed 100, `python scripts/train_incremental_two_families.py --dir runs/tried --seed 100 "
+        "method:ewc --method.coefficient 5` and its like gave an average performance of 0.37 and a forgetting of 0.44 (EWC), "
+        "0.42 and 0.36 (online EWC), 0.39 and 0.20 (MAS), 0.36 and 0.28 (L2)."
     ),
 )
 """Single agents, seeds 0 and 100."""
