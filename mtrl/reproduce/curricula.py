@@ -5,7 +5,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ RATIO = 1.5
 WANTED = 2
 """Curricula of each family that must be that much quicker."""
 _RESAMPLES = 10_000
+_SMOOTHED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,18 +328,29 @@ def _figure(results: Results, plan: Plan, record: Record) -> "Figure":
     for axes, world in zip(panels, WORLDS, strict=True):
         for place, name in enumerate(CURRICULA):
             colour = GREY if name == UNIFORM else PALETTE[(place - 1) % len(PALETTE)]
-            _curve(axes, results[world, name], plan, name, colour)
+            style = {"color": colour, "ls": "-" if place <= len(PALETTE) else "--"}
+            _curve(axes, results[world, name], plan, name, style)
         axes.axhline(plan.threshold, color=INK, lw=0.8, ls=":")
         axes.set_xscale("log")
-        dress(axes, title=world, xlabel="environment steps", ylabel="success over the range")
+        dress(
+            axes,
+            title=f"{world}: means of {_SMOOTHED} evaluations",
+            xlabel="environment steps",
+            ylabel="success over the range",
+        )
     figure.suptitle(f"{TITLE}" + f" ({QUICK})" * record.quick, fontsize=LARGE, color=INK)
     legend_below(figure, panels[0])
     return figure
 
 
-def _curve(axes: "Axes", trainings: Sequence[Trained], plan: Plan, name: str, colour: str) -> None:
-    """Draw the mean over seeds; one that has ended counts with its last success."""
+def _curve(
+    axes: "Axes", trainings: Sequence[Trained], plan: Plan, name: str, style: Mapping[str, Any]
+) -> None:
+    """Draw the running mean over evaluations of the mean over seeds; one that has ended counts with its last success."""
     length = max(len(each.curve) for each in trainings)
     rows = [[*each.curve, *[each.curve[-1]] * (length - len(each.curve))] for each in trainings]
-    steps = plan.every * np.arange(1, length + 1)
-    axes.plot(steps, np.mean(rows, 0), color=colour, lw=2.0 if name == UNIFORM else 1.4, label=name)
+    sums = np.cumsum([0.0, *np.mean(rows, 0)])
+    ends = np.arange(1, length + 1)
+    begins = np.maximum(0, ends - _SMOOTHED)
+    means = (sums[ends] - sums[begins]) / (ends - begins)
+    axes.plot(plan.every * ends, means, lw=2.0 if name == UNIFORM else 1.4, label=name, **style)
