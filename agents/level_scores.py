@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
+from mtrl.agents.multitask.ppo import MultiTaskPPO
 from mtrl.envs.curricula.protocol import Proposal
 from mtrl.envs.curricula.sb3_source import CurriculumVecEnv, find_curriculum_env
 from mtrl.envs.curricula.scores import EpisodeScore, gae_score
@@ -30,7 +31,8 @@ class LevelScores(BaseCallback):
     left out.
 
     Raises:
-        UsageError: the algorithm's environment has no curriculum of scores, or it has no critic.
+        UsageError: the algorithm's environment has no curriculum of scores, it has no critic, or
+            the curriculum is robust and the algorithm none that leaves episodes out.
     """
 
     _env: CurriculumVecEnv
@@ -45,6 +47,11 @@ class LevelScores(BaseCallback):
             raise UsageError(
                 "the environment has no curriculum of scores; wrap it in CurriculumVecEnv with "
                 "LevelReplay, or leave LevelScores out"
+            )
+        if found.selects and not isinstance(self.model, MultiTaskPPO):
+            raise UsageError(
+                f"robust level replay trains on replayed tasks only, and {type(self.model).__name__} "
+                "trains on every step; use MultiTaskPPO, or set robust to False"
             )
         self._env = found
         self._on_policy = isinstance(self.model, OnPolicyAlgorithm)

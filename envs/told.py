@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtrl.envs.episodes import episode_batch
 from mtrl.envs.family import FewShotBatch, FewShotFamily, TaskFamily, TaskSource
+from mtrl.envs.parameters import ParameterSpace
 from mtrl.envs.task import Split, Task
 from mtrl.envs.wrappers.context import TaskContext, VectorTaskContext
 from mtrl.errors import UsageError
@@ -55,6 +56,11 @@ class ToldFewShotFamily:
     def name(self) -> str:
         """The name of the family inside, whose tasks these are."""
         return self.inner.name
+
+    @property
+    def parameters(self) -> ParameterSpace | None:
+        """The distribution of its tasks, if it says it."""
+        return getattr(self.inner, "parameters", None)
 
     @cached_property
     def input_size(self) -> int:
@@ -125,6 +131,11 @@ class ToldFamily:
     def name(self) -> str:
         """The name of the family inside, whose tasks these are."""
         return self.inner.name
+
+    @property
+    def parameters(self) -> ParameterSpace | None:
+        """The distribution of its tasks, if it says it."""
+        return getattr(self.inner, "parameters", None)
 
     @cached_property
     def observation_space(self) -> gym.spaces.Box:

@@ -20,6 +20,7 @@ TOP_PACKAGES = (
     "mtrl.benchmarks",
     "mtrl.commands",
     "mtrl.compare",
+    "mtrl.curricula",
     "mtrl.evaluation",
     "mtrl.incremental",
     "mtrl.meta.pearl",
@@ -29,7 +30,6 @@ TOP_PACKAGES = (
 TOP_MODULES = {
     "mtrl.__main__",
     "mtrl.cli",
-    "mtrl.curricula",
     "mtrl.curriculum_curves",
     "mtrl.meta.kinds",
     "mtrl.meta.recurrent.training",

@@ -1,13 +1,10 @@
 """Runs on a sequence of tasks: killed or stopped anywhere they end bit-equal, matrix and all."""
 
-import multiprocessing
 import runpy
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
@@ -16,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from resumption import assert_same_end, children, no_matplotlib, train_with_stops, uninterrupted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtrl.agents.incremental import (
@@ -33,7 +30,7 @@ from mtrl.agents.networks import MLP, OneHot, Shared
 from mtrl.checkpoint import CheckpointStore
 from mtrl.cli import main
 from mtrl.config import from_dict, from_toml, to_dict, to_toml
-from mtrl.errors import MtrlError, UsageError, guarded
+from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.continual import MATRIX_MEASURES
 from mtrl.evaluation.continual_file import read_matrix
 from mtrl.incremental.config import IncrementalConfig, ListedTask, NetworkSettings
@@ -41,13 +38,11 @@ from mtrl.incremental.curves import stage_areas, stage_curves
 from mtrl.incremental.tasks import check_plan, families_of, tasks_of
 from mtrl.incremental.trained import load_incremental_run
 from mtrl.incremental.training import MATRIX, train_incremental
-from mtrl.interrupts import Interrupted
 from mtrl.meta import watching
 from mtrl.metrics import read_metrics
 from mtrl.multitask.algorithms import DQN, PPO
 from mtrl.runs import Run
 
-processes = multiprocessing.get_context("forkserver")
 PRELOADED = ["mtrl.incremental.training", "torch.utils.tensorboard", "torch._dynamo"]
 
 POLE = ListedTask(family="cartpole", low=9.0, high=500.0)
@@ -98,10 +93,6 @@ def train(directory: Path, config: IncrementalConfig, resume: bool = False) -> A
         return train_incremental(config, run)
 
 
-def no_matplotlib(name: str) -> None:
-    """Find no module: pictures change nothing and take time."""
-
-
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "find_spec", no_matplotlib)
@@ -109,31 +100,8 @@ def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """Return the directory of an uninterrupted run, trained when first asked for."""
-    root, done = tmp_path_factory.mktemp("references"), dict[str, Path]()
-
-    def reference(config: IncrementalConfig) -> Path:
-        key = repr(config)
-        if key not in done:
-            done[key] = root / str(len(done))
-            train(done[key], config)
-        return done[key]
-
-    yield reference
-    shutil.rmtree(root)
-
-
-def assert_same_end(directory: Path, reference: Path) -> None:
-    for file in ("tensors.safetensors", "state.json"):
-        ours, theirs = (_newest(each) / file for each in (directory, reference))
-        assert ours.read_bytes() == theirs.read_bytes(), f"{file} differs"
-    for file in ("metrics.csv", MATRIX):
-        assert (directory / file).read_bytes() == (reference / file).read_bytes(), file
-
-
-def _newest(directory: Path) -> Path:
-    step = CheckpointStore(directory / "checkpoints").steps()[-1]
-    return directory / "checkpoints" / f"{step:012d}"
+    with uninterrupted(tmp_path_factory.mktemp("references"), train) as reference:
+        yield reference
 
 
 # Stopped and killed
@@ -146,57 +114,16 @@ def test_stopped_between_any_rollouts_it_ends_bit_equal(
     references: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reference, calls = references(config), [0]
+    reference, directory = references(config), tmp_path / "run"
     config = replace(config, checkpoint_every=10**6)
-
-    def after_some_calls(run: Run) -> bool:
-        calls[0] += 1
-        return calls[0] % 6 == 4
-
-    monkeypatch.setattr(Run, "stop_requested", property(after_some_calls))
-    stops = 0
-    while True:
-        try:
-            train(tmp_path / "run", config, resume=stops > 0)
-            break
-        except Interrupted:
-            stops += 1
-            torch.rand(3)
-            np.random.rand(3)  # noqa: NPY002
-    assert stops >= 2
-    assert_same_end(tmp_path / "run", reference)
-
-
-def child_main(directory: Path, config: IncrementalConfig, pause: float) -> None:
-    torch.set_num_threads(1)
-    watching.find_spec = no_matplotlib
-    log = Run.log
-
-    def paused(run: Run, step: int, values: Any) -> None:
-        log(run, step, values)
-        time.sleep(pause)
-
-    Run.log = paused  # type: ignore[method-assign]
-    resume = (directory / "manifest.json").exists()
-    with open(directory.with_suffix(".stderr"), "a") as file, redirect_stderr(file):
-        code = guarded(lambda: train(directory, config, resume) and None)
-    sys.exit(code)
+    assert train_with_stops(train, directory, config, monkeypatch, every=6, first=4) >= 2
+    assert_same_end(directory, reference, MATRIX)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., BaseProcess]]:
-    processes.set_forkserver_preload(PRELOADED)
-    children: list[BaseProcess] = []
-
-    def started(*arguments: Any) -> BaseProcess:
-        children.append(processes.Process(target=child_main, args=arguments))
-        children[-1].start()
-        return children[-1]
-
-    yield started
-    for child in children:
-        child.kill()
-        child.join()
+    with children(train, PRELOADED) as start:
+        yield start
 
 
 def test_killed_in_the_middle_of_the_sequence_it_ends_bit_equal(
@@ -215,7 +142,7 @@ def test_killed_in_the_middle_of_the_sequence_it_ends_bit_equal(
         assert child.exitcode == -signal.SIGKILL
     assert np.isnan(read_matrix(directory / MATRIX).scores).any()
     train(directory, ON_POLICY, resume=True)
-    assert_same_end(directory, references(ON_POLICY))
+    assert_same_end(directory, references(ON_POLICY), MATRIX)
 
 
 def test_resuming_a_finished_run_changes_nothing(
@@ -223,7 +150,7 @@ def test_resuming_a_finished_run_changes_nothing(
 ) -> None:
     shutil.copytree(references(ON_POLICY), tmp_path / "run")
     train(tmp_path / "run", ON_POLICY, resume=True)
-    assert_same_end(tmp_path / "run", references(ON_POLICY))
+    assert_same_end(tmp_path / "run", references(ON_POLICY), MATRIX)
 
 
 def test_another_seed_ends_elsewhere(references: Callable[..., Path]) -> None:

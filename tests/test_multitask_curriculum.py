@@ -11,9 +11,10 @@ import torch
 from counting_family import Counting
 from counting_family import task as counted
 from numpy.testing import assert_allclose, assert_array_equal
+from resumption import assert_same_end, no_matplotlib
 from stable_baselines3 import DQN as PlainDQN
 from stable_baselines3 import PPO as PlainPPO
-from test_multitask_training import SMALL, assert_same_end, no_matplotlib, train
+from test_multitask_training import SMALL, train
 
 from mtrl import curricula
 from mtrl.agents.level_scores import LevelScores
@@ -50,7 +51,8 @@ SOFT = replace(
     curriculum=curricula.TeacherStudent(),
     total_steps=300,
 )
-RUNS = {"ppo": ON_POLICY, "dqn": Q_LEARNING, "box": BOXED, "sac": SOFT}
+ROBUST = replace(ON_POLICY, curriculum=curricula.LevelReplay(robust=True), solved_at=None)
+RUNS = {"ppo": ON_POLICY, "dqn": Q_LEARNING, "box": BOXED, "sac": SOFT, "robust": ROBUST}
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +204,7 @@ def test_settings_go_through_toml_and_make_what_they_say() -> None:
         curricula.LearningProgress(rate=0.2),
         curricula.TeacherStudent(variant="window"),
         curricula.LevelReplay(transform="power"),
+        curricula.LevelReplay(robust=True),
         curricula.Learnability(keep=3),
         curricula.WorstRegret(best=(1.0,)),
         curricula.AlpGmm(lowest=-200, highest=0),
@@ -217,7 +220,7 @@ def test_settings_go_through_toml_and_make_what_they_say() -> None:
     staged: Any = every[1].build(family, tasks, np.random.default_rng(0))
     forces = [float(task.params["force"]) for task in staged.tasks]
     assert forces == sorted(forces)
-    paced: Any = every[8].build(family, tasks, np.random.default_rng(0))
+    paced: Any = every[9].build(family, tasks, np.random.default_rng(0))
     assert_allclose(paced.gaussian.mean, [(0.0013 - 0.0008) / 0.0006, 0.5], rtol=1e-4)
 
 
@@ -235,5 +238,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         )
     with pytest.raises(UsageError, match="scale_rewards with a curriculum is for ppo"):
         replace(Q_LEARNING, scale_rewards=True)
+    with pytest.raises(UsageError, match="robust in level-replay is for ppo"):
+        replace(Q_LEARNING, curriculum=curricula.LevelReplay(robust=True))
     with pytest.raises(UsageError, match="promote_at"):
         curricula.Staged(promote_at=0.5, demote_below=0.45)

@@ -24,10 +24,19 @@ def space(tasks: int) -> gym.spaces.Box:
     return gym.spaces.Box(-10, 10, (2 + tasks,), np.float32)
 
 
-def fill(buffer: RolloutBuffer, tasks: np.ndarray, *, number: int, scale: float = 1.0) -> None:
+def fill(
+    buffer: RolloutBuffer,
+    tasks: np.ndarray,
+    *,
+    number: int,
+    scale: float = 1.0,
+    learnt: np.ndarray | None = None,
+) -> None:
     """Add steps in which slot i plays `tasks[i]`, rewards `scale` times larger for each next task."""
     rng = np.random.default_rng(0)
     buffer.reset()
+    if learnt is not None:
+        buffer.learnt[:] = learnt  # type: ignore[attr-defined]
     for _ in range(buffer.buffer_size):
         seen = rng.normal(size=(SLOTS, 2)).astype(np.float32)
         obs = np.concatenate([seen, np.eye(number, dtype=np.float32)[tasks]], 1)
@@ -74,6 +83,31 @@ def test_advantages_have_mean_0_and_deviation_1_within_each_task() -> None:
     # The control: normalised together, the large task leaves the small one next to nothing.
     together = theirs.advantages / theirs.advantages.std()
     assert together[owners == 0].std() < 1e-3
+
+
+def test_what_is_not_learnt_from_counts_for_nothing() -> None:
+    ours, theirs = buffers([0, 1, 2, 0, 1], number=3, scale=100.0)
+    learnt = np.random.default_rng(1).random((STEPS, SLOTS)) < 0.5
+    learnt[:, 4] = False
+    fill(ours, np.array([0, 1, 2, 0, 1]), number=3, scale=100.0, learnt=learnt)
+    owners = ours.sample_tasks()
+    for place in range(3):
+        own = ours.advantages[learnt & (owners == place)]
+        raw = theirs.advantages[learnt & (owners == place)]
+        assert_allclose(own, (raw - raw.mean()) / raw.std(ddof=1), rtol=1e-4, atol=1e-5)
+    ours.equal = False
+    drawn = torch.cat([batch[0] for batch in batches(ours, 4)]).numpy()
+    # Observations are real numbers: each sample is its own.
+    assert len(drawn) == learnt.sum()
+    assert_array_equal(np.unique(drawn, axis=0), np.unique(ours.observations[learnt], axis=0))
+    assert not ours.empty
+    ours.included[:] = [False, True, False]
+    drawn = torch.cat([batch[0] for batch in batches(ours, 4)]).numpy()
+    assert len(drawn) == (learnt & (owners == 1)).sum() and (drawn[:, 3] == 1).all()
+    ours.learnt[owners == 1] = False
+    assert ours.empty
+    ours.reset()
+    assert ours.learnt.all()
 
 
 def test_without_normalising_they_are_those_of_the_parent() -> None:

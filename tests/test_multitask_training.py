@@ -1,13 +1,9 @@
 """Training on many tasks: killed or stopped anywhere it ends bit-equal, and it measures what it says."""
 
-import multiprocessing
 import os
 import shutil
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
@@ -16,10 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from counting_family import Counting
 from counting_family import task as counted
 from numpy.testing import assert_allclose, assert_array_equal
+from resumption import (
+    assert_same_end,
+    children,
+    final_files,
+    no_matplotlib,
+    train_with_stops,
+    uninterrupted,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtrl.agents.balancing import FAMO, GradNorm, NashMTL, PCGrad
@@ -30,8 +33,7 @@ from mtrl.cli import main
 from mtrl.commands.multitask import returns_table
 from mtrl.config import from_dict, to_dict
 from mtrl.envs.registry import get_family
-from mtrl.errors import CheckpointError, UsageError, guarded
-from mtrl.interrupts import Interrupted
+from mtrl.errors import CheckpointError, UsageError
 from mtrl.meta import watching
 from mtrl.meta.kinds import KINDS
 from mtrl.metrics import read_metrics
@@ -43,7 +45,6 @@ from mtrl.multitask.trained import load_multitask_run
 from mtrl.multitask.training import train_multitask
 from mtrl.runs import Run
 
-processes = multiprocessing.get_context("forkserver")
 PRELOADED = ["mtrl.multitask.training", "torch.utils.tensorboard", "torch._dynamo"]
 
 SMALL = MultiTaskConfig(
@@ -81,10 +82,6 @@ def train(directory: Path, config: MultiTaskConfig, resume: bool = False) -> Any
         return train_multitask(config, run)
 
 
-def no_matplotlib(name: str) -> None:
-    """Find no module: pictures change nothing and take time."""
-
-
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "find_spec", no_matplotlib)
@@ -92,31 +89,8 @@ def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """Return the directory of an uninterrupted run, trained when first asked for."""
-    root, done = tmp_path_factory.mktemp("references"), dict[str, Path]()
-
-    def reference(config: MultiTaskConfig) -> Path:
-        key = repr(config)
-        if key not in done:
-            done[key] = root / str(len(done))
-            train(done[key], config)
-        return done[key]
-
-    yield reference
-    shutil.rmtree(root)
-
-
-def final_files(directory: Path) -> dict[str, bytes]:
-    step = CheckpointStore(directory / "checkpoints").steps()[-1]
-    newest = directory / "checkpoints" / f"{step:012d}"
-    files = [newest / "tensors.safetensors", newest / "state.json", directory / "metrics.csv"]
-    return {file.name: file.read_bytes() for file in files}
-
-
-def assert_same_end(directory: Path, reference: Path) -> None:
-    ours, theirs = final_files(directory), final_files(reference)
-    for name in theirs:
-        assert ours[name] == theirs[name], f"{name} differs"
+    with uninterrupted(tmp_path_factory.mktemp("references"), train) as reference:
+        yield reference
 
 
 # Stopped and resumed
@@ -129,25 +103,10 @@ def test_stopped_between_any_two_rollouts_it_ends_bit_equal(
     references: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = replace(config, checkpoint_every=10**6)
-    reference, calls = references(config), [0]
-
-    def after_some_calls(run: Run) -> bool:
-        calls[0] += 1
-        return calls[0] % 7 == 3
-
-    monkeypatch.setattr(Run, "stop_requested", property(after_some_calls))
-    stops = 0
-    while True:
-        try:
-            train(tmp_path / "run", config, resume=stops > 0)
-            break
-        except Interrupted:
-            stops += 1
-            torch.rand(3)
-            np.random.rand(3)  # noqa: NPY002
-    assert stops >= 1
-    assert_same_end(tmp_path / "run", reference)
+    config, directory = replace(config, checkpoint_every=10**6), tmp_path / "run"
+    reference = references(config)
+    assert train_with_stops(train, directory, config, monkeypatch, every=7, first=3) >= 1
+    assert_same_end(directory, reference)
 
 
 @ALL
@@ -164,39 +123,10 @@ def test_another_seed_ends_elsewhere(references: Callable[..., Path]) -> None:
     assert final_files(one)["metrics.csv"] != final_files(other)["metrics.csv"]
 
 
-# A process to kill
-
-
-def child_main(directory: Path, config: MultiTaskConfig, pause: float) -> None:
-    torch.set_num_threads(1)
-    watching.find_spec = no_matplotlib
-    log = Run.log
-
-    def paused(run: Run, step: int, values: Any) -> None:
-        log(run, step, values)
-        time.sleep(pause)
-
-    Run.log = paused  # type: ignore[method-assign]
-    resume = (directory / "manifest.json").exists()
-    with open(directory.with_suffix(".stderr"), "a") as file, redirect_stderr(file):
-        code = guarded(lambda: train(directory, config, resume) and None)
-    sys.exit(code)
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., BaseProcess]]:
-    processes.set_forkserver_preload(PRELOADED)
-    children: list[BaseProcess] = []
-
-    def started(*arguments: Any) -> BaseProcess:
-        children.append(processes.Process(target=child_main, args=arguments))
-        children[-1].start()
-        return children[-1]
-
-    yield started
-    for child in children:
-        child.kill()
-        child.join()
+    with children(train, PRELOADED) as start:
+        yield start
 
 
 def test_killed_after_each_of_some_checkpoints_it_ends_bit_equal(

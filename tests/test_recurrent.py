@@ -1,18 +1,14 @@
 """RL²: what its memory holds and forgets, its gradient, its advantages, and that a killed run ends the same."""
 
-import multiprocessing
 import signal
-import sys
-import time
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from resumption import assert_same_end, children, no_matplotlib
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -44,7 +40,7 @@ from mtrl.nets import Params
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator, torch_generator
 
-processes = multiprocessing.get_context("forkserver")
+PRELOADED = ["mtrl.meta.recurrent.training", "torch.utils.tensorboard", "torch._dynamo"]
 
 TINY = RecurrentConfig(
     family_options={"horizon": 6, "arms": 3},
@@ -462,59 +458,29 @@ def train(directory: Path, config: RecurrentConfig, resume: bool = False) -> Met
         return meta_train_recurrent(config, run)
 
 
-def no_matplotlib(name: str) -> None:
-    """Find no module: pictures change nothing here and take time."""
-
-
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "find_spec", no_matplotlib)
 
 
-def child_main(directory: Path, config: RecurrentConfig) -> None:
-    torch.set_num_threads(1)
-    watching.find_spec = no_matplotlib  # type: ignore[assignment]
-    log = Run.log
-
-    def slow(run: Run, step: int, values: Any) -> None:
-        log(run, step, values)
-        time.sleep(0.02)
-
-    Run.log = slow  # type: ignore[method-assign]
-    train(directory, config, (directory / "manifest.json").exists())
-    sys.exit(0)
-
-
-def final_files(directory: Path) -> dict[str, bytes]:
-    store = CheckpointStore(directory / "checkpoints")
-    newest = directory / "checkpoints" / f"{store.steps()[-1]:012d}"
-    files = [newest / "tensors.safetensors", newest / "state.json", directory / "metrics.csv"]
-    return {file.name: file.read_bytes() for file in files}
-
-
 def test_killed_at_random_instants_a_run_ends_bit_equal(tmp_path: Path) -> None:
-    processes.set_forkserver_preload(
-        ["mtrl.meta.recurrent.training", "torch.utils.tensorboard", "torch._dynamo"]
-    )
     directory, rng, kills = tmp_path / "run", np.random.default_rng(3), 0
     store = CheckpointStore(directory / "checkpoints")
-    while kills < 2:
-        before = store.steps()
-        child: BaseProcess = processes.Process(target=child_main, args=(directory, NAVIGATION))
-        child.start()
-        while child.exitcode is None and store.steps() == before:
-            child.join(0.002)
-        child.join(rng.uniform(0, 0.1))
-        child.kill()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        kills += 1
+    with children(train, PRELOADED) as start:
+        while kills < 2:
+            before = store.steps()
+            child = start(directory, NAVIGATION, 0.02)
+            while child.exitcode is None and store.steps() == before:
+                child.join(0.002)
+            child.join(rng.uniform(0, 0.1))
+            child.kill()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            kills += 1
     assert 2 <= store.steps()[-1] < NAVIGATION.iterations
     train(directory, NAVIGATION, resume=True)
     train(tmp_path / "reference", NAVIGATION)
-    ours, theirs = (final_files(each) for each in (directory, tmp_path / "reference"))
-    for name in theirs:
-        assert ours[name] == theirs[name], f"{name} differs"
+    assert_same_end(directory, tmp_path / "reference")
 
 
 @pytest.mark.parametrize(("config", "points"), [(TINY, 1), (NAVIGATION, 3)], ids=["bandit", "2d"])

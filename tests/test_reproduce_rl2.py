@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from resumption import no_matplotlib
 
 from mtrl.agents.bandits import gittins
 from mtrl.agents.bandits.policies import BanditAgent, Greedy
@@ -34,10 +35,6 @@ pytest.importorskip("matplotlib")
 
 TWO = (SETTINGS[0], SETTINGS[3])
 TINY = Scale(iterations=dict(zip(TWO, (2, 1), strict=True)), seeds=2, bandits=30, tuning=10)
-
-
-def no_matplotlib(name: str) -> None:
-    """Find no module: a training's pictures are not the page's, and take time."""
 
 
 # What is measured

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resumption import assert_same_end, final_files, no_matplotlib, uninterrupted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
 
@@ -82,10 +83,6 @@ def train(directory: Path, config: Config, resume: bool = False) -> MetaParams:
         if isinstance(config, SupervisedConfig):
             return meta_train_supervised(config, run)
         return meta_train_reinforcement(config, run)
-
-
-def no_matplotlib(name: str) -> None:
-    """Find no module: pictures change nothing here (tests/test_watching.py) and take time."""
 
 
 @pytest.fixture(autouse=True)
@@ -166,33 +163,8 @@ def _preloaded() -> None:
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Config], Path]]:
-    """Return the directory of an uninterrupted run of a configuration, trained when first asked for."""
-    root, done = tmp_path_factory.mktemp("references"), dict[str, Path]()
-
-    def reference(config: Config) -> Path:
-        key = repr(config)
-        if key not in done:
-            done[key] = root / str(len(done))
-            train(done[key], config)
-        return done[key]
-
-    yield reference
-    shutil.rmtree(root)
-
-
-def final_files(directory: Path) -> dict[str, bytes]:
-    """Parameters, optimiser and random streams of the newest checkpoint, and the metrics, as bytes."""
-    newest = (
-        directory / "checkpoints" / f"{CheckpointStore(directory / 'checkpoints').steps()[-1]:012d}"
-    )
-    files = [newest / "tensors.safetensors", newest / "state.json", directory / "metrics.csv"]
-    return {file.name: file.read_bytes() for file in files}
-
-
-def assert_same_end(directory: Path, reference: Path) -> None:
-    ours, theirs = final_files(directory), final_files(reference)
-    for name in theirs:
-        assert ours[name] == theirs[name], f"{name} differs"
+    with uninterrupted(tmp_path_factory.mktemp("references"), train) as reference:
+        yield reference
 
 
 # Kills

@@ -18,6 +18,8 @@ from mtrl.agents.multitask.algorithm import MultiTaskAlgorithm
 from mtrl.agents.multitask.env import find_multi_task_env
 from mtrl.agents.multitask.rollout_buffer import MultiTaskRolloutBuffer
 from mtrl.agents.policies import MultiTaskActorCriticPolicy
+from mtrl.envs.curricula.sb3_source import CurriculumVecEnv, find_curriculum_env
+from mtrl.errors import UsageError
 
 __all__ = ["MultiTaskPPO"]
 
@@ -34,7 +36,8 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
 
     Rollouts are collected with the actor alone; values are computed after it for all samples together,
     hence callbacks do not find them among the locals of a step. A task that fails (see
-    `MultiTaskVecEnv`) is in no minibatch.
+    `MultiTaskVecEnv`) is in no minibatch, and no episode that robust level replay only wants scored; a
+    rollout of such episodes alone changes nothing.
 
     Args:
         policy: as of `MultiTaskAlgorithm`.
@@ -92,6 +95,11 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
         own = find_multi_task_env(env)
         own.statistics.begin_rollout()
         ours = isinstance(rollout_buffer, MultiTaskRolloutBuffer) and not self.use_sde
+        if not ours and _selecting(env) is not None:
+            raise UsageError(
+                "robust level replay trains on replayed tasks only, for which the rollout buffer must be "
+                "a MultiTaskRolloutBuffer and use_sde False; change that, or set robust to False"
+            )
         collect = self._collect if ours else super().collect_rollouts
         if not collect(env, callback, rollout_buffer, n_rollout_steps):
             return False
@@ -113,7 +121,10 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
         rollout_buffer.reset()
         callback.on_rollout_start()
         cut_short: list[tuple[int, int, NDArray[Any]]] = []
+        selecting = _selecting(env)
         for step in range(n_rollout_steps):
+            if selecting is not None:
+                rollout_buffer.learnt[step] = selecting.trains()
             actions, log_probs = self._act(last_obs)
             new_obs, rewards, dones, infos = env.step(self._in_space(actions))
             self.num_timesteps += env.num_envs
@@ -138,6 +149,13 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def train(self) -> None:
+        """Update the policy by the rollout, unless nothing of it may be learnt from."""
+        if not (
+            isinstance(self.rollout_buffer, MultiTaskRolloutBuffer) and self.rollout_buffer.empty
+        ):
+            super().train()
 
     def _act(self, observations: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
         with torch.inference_mode():
@@ -181,3 +199,9 @@ class MultiTaskPPO(MultiTaskAlgorithm, PPO):
             ]
             flat: NDArray[np.float32] = torch.cat(values).flatten().cpu().numpy()
         return flat
+
+
+def _selecting(env: VecEnv) -> CurriculumVecEnv | None:
+    """Return the environments' curriculum, if it keeps some episodes from being learnt from."""
+    found = find_curriculum_env(env)
+    return found if found is not None and found.selects else None

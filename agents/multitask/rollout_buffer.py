@@ -81,10 +81,14 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
 
     Attributes:
         included: (tasks,), the tasks that minibatches have.
+        learnt: (steps, environments), the samples that minibatches may have; all after a reset.
+            Advantages are normalised among these.
 
     Raises:
         UsageError: the observations are no vectors with room for the context.
     """
+
+    learnt: NDArray[np.bool_]
 
     def __init__(
         self,
@@ -102,6 +106,19 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
                 f"observations have shape {self.obs_shape} with {tasks} tasks; they must be vectors "
                 "that end in the one-hot context of the task, as of MultiTaskVecEnv"
             )
+
+    def reset(self) -> None:
+        """Begin to be filled anew."""
+        super().reset()
+        self.learnt = np.ones((self.buffer_size, self.n_envs), np.bool_)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no sample that minibatches may have."""
+        # The environments see to it that a task is left.
+        if self.learnt.all():
+            return False
+        return not (self.learnt & self.included[self.sample_tasks()]).any()
 
     def sample_tasks(self) -> Index:
         """Return the number of each sample's task (steps, environments)."""
@@ -134,7 +151,10 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
         """Compute them as the parent does, and then normalise the advantages."""
         super().compute_returns_and_advantage(last_values, dones)
         if self.normalise:
-            self.advantages = normalised_per_task(self.advantages, self.sample_tasks(), self.tasks)
+            learnt = self.learnt
+            self.advantages[learnt] = normalised_per_task(
+                self.advantages[learnt], self.sample_tasks()[learnt], self.tasks
+            )
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Yield minibatches of one pass; the last may be smaller."""
@@ -145,8 +165,9 @@ class MultiTaskRolloutBuffer(RolloutBuffer):
         # The parent numbers samples by environment and then by step.
         slot, step = np.divmod(permutation, self.buffer_size)
         places = step * self.n_envs + slot
-        if not self.included.all():
-            places = places[self.included[self._owners[places]]]
+        if not (self.included.all() and self.learnt.all()):
+            may = self.included[self._owners] & self.learnt.ravel()
+            places = places[may[places]]
         if self.equal:
             places = equal_shares(places, self._owners, self.tasks)
         order = torch.from_numpy(places).to(self.device)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from mtrl.envs.curricula.credit import Judge, credit
+from mtrl.envs.curricula.level_replay import LevelReplay
 from mtrl.envs.curricula.protocol import Curriculum, Proposal
 from mtrl.envs.sb3_env import BatchedVecEnv
 from mtrl.envs.task import Task
@@ -109,6 +110,21 @@ class CurriculumVecEnv(VecEnvWrapper):
         if method_name == "reset":
             self._draw(self._get_indices(indices))
         return found
+
+    @property
+    def selects(self) -> bool:
+        """Whether the curriculum keeps some episodes from being learnt from, as robust level replay does."""
+        return isinstance(self.curriculum, LevelReplay) and self.curriculum.settings.robust
+
+    def trains(self) -> NDArray[np.bool_]:
+        """Return in which environments (environments,) the agent may learn from the episode under way.
+
+        It may everywhere unless the curriculum `selects`, and always from what it did not propose.
+        """
+        if not self.selects:
+            return np.ones(self.num_envs, np.bool_)
+        replay: Any = self.curriculum
+        return np.array([played is None or replay.trains(played) for played in self.played])
 
     # Episodes
 

@@ -7,7 +7,7 @@ from mtrl.agents.balancing import FAMO, BalancerConfig, GradNorm, NashMTL, Sum
 from mtrl.agents.networks import MLP, NetworkConfig, OneHot
 from mtrl.agents.objectives import Objective
 from mtrl.config import check_at_least, check_positive
-from mtrl.curricula import CurriculumConfig
+from mtrl.curricula import CurriculumConfig, LevelReplay
 from mtrl.errors import UsageError
 from mtrl.multitask.algorithms import DQN, PPO, SAC
 
@@ -83,10 +83,19 @@ class MultiTaskConfig:
         check_positive(self, "evaluate_every", "eval_episodes", "checkpoint_every")
         check_at_least(self, 0, "seed")
         self._check_weights()
+        self._check_curriculum()
+
+    def _check_curriculum(self) -> None:
         if self.curriculum and self.scale_rewards and not isinstance(self.algorithm, PPO):
             raise UsageError(
                 "scale_rewards with a curriculum is for ppo: in the replay buffer of dqn and sac, tasks "
                 "have the curriculum's shares and no scales of their own; leave one of the two out"
+            )
+        robust = isinstance(self.curriculum, LevelReplay) and self.curriculum.robust
+        if robust and not isinstance(self.algorithm, PPO):
+            raise UsageError(
+                "robust in level-replay is for ppo, whose rollouts can leave out what is only to be "
+                "scored; the replay buffer of dqn and sac keeps every step, so leave one of the two out"
             )
 
     def _check_weights(self) -> None:

@@ -71,13 +71,13 @@ CHOICES = (
 )
 
 
-def render_page(results: Results, record: Record, pilots: Sequence[str], found: int) -> str:
+def render_page(results: Results, record: Record, tried: Sequence[str], found: int) -> str:
     """Return the page.
 
     Args:
         results: what it is of.
         record: how it was made.
-        pilots: sentences on what was tried before.
+        tried: sentences on what came before the settings.
         found: trainings that were found finished.
     """
     shown = {} if record.quick else claims(results)
@@ -119,8 +119,8 @@ def render_page(results: Results, record: Record, pilots: Sequence[str], found: 
         bullets(DEFINITIONS),
         "## Choices",
         bullets(CHOICES),
-        "## What pilots showed",
-        bullets(pilots),
+        "## What was tried before",
+        bullets(tried),
         "## Settings",
         f"```toml\n{to_toml(settings).strip()}\n```",
         "## How this was made",

@@ -1,45 +1,33 @@
-"""Settings of curricula, as the command line and configurations write them, and what they make.
-
-Each class has the options of one curriculum of `mtrl.envs.curricula`, whose documentation says what
-they mean. Curricula over a list choose among a run's tasks; those over a box choose among all tasks
-of a family whose parameters are numbers in ranges.
-"""
+"""Settings of curricula that choose among a run's tasks."""
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mtrl.config import check_fraction, check_positive
 from mtrl.envs import curricula
-from mtrl.envs.curricula import Curriculum, TaskBox, TeacherVariant
+from mtrl.envs.curricula import Curriculum, TeacherVariant
 from mtrl.envs.curricula.level_replay import Transform
-from mtrl.envs.parameters import ParameterSpace
-from mtrl.envs.task import Task, Value
+from mtrl.envs.task import Task
 from mtrl.errors import UsageError
 
 __all__ = [
-    "AlpGmm",
-    "CurriculumConfig",
-    "DomainRandomization",
     "Learnability",
     "LearningProgress",
     "LevelReplay",
-    "SelfPaced",
+    "OverList",
     "Staged",
     "TeacherStudent",
     "Uniform",
     "WorstRegret",
-    "over_box",
 ]
 
-Array = curricula.protocol.Array
 
-
-class _OverList:
+class OverList:
     """Settings of a curriculum that chooses among a list of tasks."""
 
     @abstractmethod
@@ -51,30 +39,8 @@ class _OverList:
         """
 
 
-class _OverBox:
-    """Settings of a curriculum that chooses among all tasks of a family."""
-
-    @abstractmethod
-    def _build(self, box: TaskBox, rng: np.random.Generator) -> Curriculum:
-        """Return the curriculum over `box`."""
-
-    def build(self, family: Any, tasks: Sequence[Task], rng: np.random.Generator) -> Curriculum:
-        """Return the curriculum over the family's train tasks, whose own generator is `rng`.
-
-        Raises:
-            UsageError: the family's parameters are no numbers in ranges, or settings do not fit them.
-        """
-        space = getattr(family, "parameters", None)
-        if not isinstance(space, ParameterSpace):
-            raise UsageError(
-                f"{type(self).__name__} chooses numbers in ranges, and family {family.name!r} has "
-                "none; choose a curriculum over a list of tasks"
-            )
-        return self._build(TaskBox(space), rng)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Uniform(_OverList):
+class Uniform(OverList):
     """Every task with the same probability: what a curriculum is to be compared with."""
 
     def build(self, family: Any, tasks: Sequence[Task], rng: np.random.Generator) -> Curriculum:
@@ -83,7 +49,7 @@ class Uniform(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Staged(_OverList):
+class Staged(OverList):
     """Stages of tasks from easy to hard; the next begins when the present one succeeds."""
 
     stages: int = 4
@@ -131,7 +97,7 @@ class Staged(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningProgress(_OverList):
+class LearningProgress(OverList):
     """Tasks whose success rate moves, up or down, more often than others."""
 
     window: int = 100
@@ -153,7 +119,7 @@ class LearningProgress(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherStudent(_OverList):
+class TeacherStudent(OverList):
     """Tasks on which the return changes most, up or down."""
 
     variant: TeacherVariant = "online"
@@ -176,7 +142,7 @@ class TeacherStudent(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelReplay(_OverList):
+class LevelReplay(OverList):
     """Tasks of large value error, and tasks not drawn for long, again; unseen ones in between."""
 
     transform: Transform = "rank"
@@ -193,6 +159,8 @@ class LevelReplay(_OverList):
     """Probability of a replay while tasks are unseen; the share of those seen if left out."""
     replay_from: float = 0.0
     """Share of the tasks that must have been seen before the first replay."""
+    robust: bool = False
+    """Whether only replayed tasks are trained on, the first episodes of a task being scored alone; for ppo."""
 
     def __post_init__(self) -> None:
         curricula.ReplaySettings(**vars(self))
@@ -203,7 +171,7 @@ class LevelReplay(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learnability(_OverList):
+class Learnability(OverList):
     """The tasks that succeed about half of the time."""
 
     keep: int | None = None
@@ -226,7 +194,7 @@ class Learnability(_OverList):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstRegret(_OverList):
+class WorstRegret(OverList):
     """Tasks in proportion to an adversary's weights, which move to the largest regrets."""
 
     best: tuple[float, ...]
@@ -258,126 +226,6 @@ class WorstRegret(_OverList):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlpGmm(_OverBox):
-    """Tasks near those whose returns were changing, over all of a family's tasks."""
-
-    lowest: float
-    """Return that is scaled to 0."""
-    highest: float
-    """Return that is scaled to 1."""
-    fit_every: int = 250
-    """Episodes from one fit of the mixture to the next."""
-    random: float = 0.2
-    """Share of the tasks that are drawn uniformly."""
-    most_components: int = 10
-    """The mixture has 2 to this many."""
-
-    def __post_init__(self) -> None:
-        curricula.AlpSettings(**vars(self))
-
-    def _build(self, box: TaskBox, rng: np.random.Generator) -> Curriculum:
-        return curricula.AlpGmm(box, rng, curricula.AlpSettings(**vars(self)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfPaced(_OverBox):
-    """Tasks from a Gaussian that moves from a start to a target, over all of a family's tasks."""
-
-    performance: float
-    """Mean return that must be kept."""
-    episodes: int = 100
-    """Episodes from one update to the next."""
-    kl_bound: float = 0.05
-    """KL divergence of one update, at most."""
-    least_std: float = 0.0
-    """Least deviation, in units of the ranges, while the target is far."""
-    kl_threshold: float = 8000.0
-    """KL divergence above which the target is far."""
-    start: dict[str, float] = field(default_factory=dict)
-    """Parameters of the mean at the start, where they are not the middle of their ranges."""
-    start_std: float = 0.1
-    """Deviation at the start, in units of the ranges."""
-    target: dict[str, float] = field(default_factory=dict)
-    """Parameters of the target's mean, where they are not the middle of their ranges."""
-    target_std: float = 0.3
-    """Deviation of the target, in units of the ranges."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "start_std", "target_std")
-        self._pace()
-
-    def _pace(self) -> curricula.SelfPacedSettings:
-        return curricula.SelfPacedSettings(
-            performance=self.performance,
-            episodes=self.episodes,
-            kl_bound=self.kl_bound,
-            least_std=self.least_std,
-            kl_threshold=self.kl_threshold,
-        )
-
-    def _build(self, box: TaskBox, rng: np.random.Generator) -> Curriculum:
-        ends = ((self.start, self.start_std), (self.target, self.target_std))
-        start, target = (
-            curricula.Gaussian.diagonal(point, np.full(len(point), std))
-            for point, std in ((_point(box, values), std) for values, std in ends)
-        )
-        return curricula.SelfPaced(box, rng, self._pace(), start=start, target=target)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DomainRandomization(_OverBox):
-    """Ranges that begin at one task and widen where the agent does well at their ends."""
-
-    widen_at: float
-    """Mean return at a bound from which on it moves outwards."""
-    narrow_at: float
-    """Mean return at a bound up to which it moves inwards."""
-    boundary: float = 0.5
-    """Share of the episodes that play a bound."""
-    queue: int = 240
-    """Episodes at a bound that decide."""
-    step: float = 0.02
-    """How far a bound moves, in units of the range."""
-    start: dict[str, float] = field(default_factory=dict)
-    """Parameters of the first task, where they are not the middle of their ranges."""
-
-    def __post_init__(self) -> None:
-        self._moves()
-
-    def _moves(self) -> curricula.RandomizationSettings:
-        return curricula.RandomizationSettings(
-            widen_at=self.widen_at,
-            narrow_at=self.narrow_at,
-            boundary=self.boundary,
-            queue=self.queue,
-            step=self.step,
-        )
-
-    def _build(self, box: TaskBox, rng: np.random.Generator) -> Curriculum:
-        start = box.task(_point(box, self.start))
-        return curricula.DomainRandomization(box, rng, self._moves(), start)
-
-
-CurriculumConfig = (
-    Uniform
-    | Staged
-    | LearningProgress
-    | TeacherStudent
-    | LevelReplay
-    | Learnability
-    | WorstRegret
-    | AlpGmm
-    | SelfPaced
-    | DomainRandomization
-)
-
-
-def over_box(settings: CurriculumConfig) -> bool:
-    """Return whether the curriculum chooses among all tasks of a family, not among a list."""
-    return isinstance(settings, _OverBox)
-
-
 def _ordered(tasks: Sequence[Task], by: str | None) -> list[Task]:
     if by is None:
         return list(tasks)
@@ -388,14 +236,3 @@ def _ordered(tasks: Sequence[Task], by: str | None) -> list[Task]:
                 f"by is {by!r}, which is no number of family {task.family!r}; it has {known}"
             )
     return sorted(tasks, key=lambda task: task.params[by])
-
-
-def _point(box: TaskBox, values: Mapping[str, float]) -> Array:
-    """Return where `values`, and else the middle of the ranges, lie in the unit cube."""
-    middle = box.task(np.full(box.dimensions, 0.5))
-    for name in values:
-        if name not in middle.params:
-            known = ", ".join(sorted(middle.params))
-            raise UsageError(f"{name!r} is no parameter of {middle.family!r}; it has {known}")
-    params: dict[str, Value] = {**middle.params, **values}
-    return box.point(Task(family=middle.family, params=params, split=box.split))
