@@ -15,7 +15,16 @@ from mtrl.host_reads import reads_are_free
 from mtrl.nets import Params
 from mtrl.policies import Policy
 
-__all__ = ["CHECK_EVERY", "EpisodeBatch", "Rollout", "collect", "episode_steps"]
+__all__ = [
+    "CHECK_EVERY",
+    "Chance",
+    "EpisodeBatch",
+    "Rollout",
+    "collect",
+    "draw_chance",
+    "episode_steps",
+    "play",
+]
 
 CHECK_EVERY = 32
 """Steps between two looks at whether any episode goes on."""
@@ -69,17 +78,57 @@ class Rollout:
         """Environment steps taken, all tasks together."""
         return self.mask.sum()
 
+    @property
+    def longest(self) -> int:
+        """Steps of the longest episode; waits for the device."""
+        return int(self.mask.sum(-1).max())
+
     def trimmed(self) -> "Rollout":
         """Cut the time axis after the last step of the longest episode; waits for the device."""
-        longest = int(self.mask.sum(-1).max())
-        if longest == self.mask.shape[-1]:
+        return self.lasting(self.longest)
+
+    def lasting(self, steps: int) -> "Rollout":
+        """Cut the time axis after `steps`, or fill it up to them with steps that do not count."""
+        extra = steps - self.mask.shape[-1]
+        if extra == 0:
             return self
         names = ("observations", "actions", "log_probs", "rewards", "mask", "terminated")
-        return replace(self, **{name: getattr(self, name)[:, :, :longest] for name in names})
+        return replace(self, **{name: _lasting(getattr(self, name), extra) for name in names})
 
     def flat(self, value: Tensor) -> Tensor:
         """Merge the episode and time axes of `value`: (tasks, samples, ...)."""
         return value.flatten(1, 2)
+
+
+def _lasting(values: Tensor, extra: int) -> Tensor:
+    if extra < 0:
+        return values[:, :, :extra]
+    shape = (*values.shape[:2], extra, *values.shape[3:])
+    return torch.cat([values, values.new_zeros(shape)], 2)
+
+
+@dataclass(frozen=True)
+class Chance:
+    """All that is random about a batch of episodes, beside the tasks.
+
+    Attributes:
+        seeds: int64 (tasks, episodes), of the episodes.
+        noise: (time, tasks, episodes, ...), of the actions.
+    """
+
+    seeds: Tensor
+    noise: Tensor
+
+    def of(self, tasks: slice) -> "Chance":
+        """Return that of some of the tasks."""
+        return Chance(self.seeds[tasks], self.noise[:, tasks])
+
+
+def draw_chance(policy: Policy, shape: tuple[int, int, int], generator: torch.Generator) -> Chance:
+    """Draw what is random about episodes of `shape`: (time, tasks, episodes)."""
+    device = generator.device
+    seeds = torch.randint(2**62, shape[1:], generator=generator, device=device)
+    return Chance(seeds, policy.noise(shape, generator))
 
 
 def episode_steps(horizon: int, limit: int | None) -> int:
@@ -122,22 +171,36 @@ def collect(
     Raises:
         UsageError: episodes may go on for too long, and nothing cuts them off.
     """
-    tasks, episodes = shape
-    slots, device = tasks * episodes, generator.device
-    horizon, looks = episode_steps(env.horizon, max_episode_steps), reads_are_free(device)
-    seeds = torch.randint(2**62, (slots,), generator=generator, device=device)
-    noise = policy.noise((horizon, tasks, episodes), generator)
-    observation = env.reset(seeds)
-    running = torch.ones(slots, device=device)
+    horizon = episode_steps(env.horizon, max_episode_steps)
+    rollout = play(env, policy, params, draw_chance(policy, (horizon, *shape), generator))
+    return rollout.trimmed() if reads_are_free(generator.device) else rollout
+
+
+@torch.no_grad()
+def play(env: EpisodeBatch, policy: Policy, params: Params, chance: Chance) -> Rollout:
+    """Run one episode in every slot of `env` with `policy`, as `collect` does with what it drew.
+
+    The time axis may go on behind the longest episode.
+
+    Args:
+        env: a batch with tasks * episodes slots, ordered by task.
+        policy: gives the action distribution.
+        params: shared parameters or one set per task.
+        chance: of these tasks and episodes, for at most as many steps as are to be taken.
+    """
+    tasks, episodes = chance.seeds.shape
+    device, looks = chance.seeds.device, reads_are_free(chance.seeds.device)
+    observation = env.reset(chance.seeds.flatten())
+    running = torch.ones(tasks * episodes, device=device)
     history: dict[str, list[Tensor]] = {
         key: [] for key in ("obs", "act", "logp", "rew", "mask", "term")
     }
-    for step in range(horizon):
+    for step, noise in enumerate(chance.noise):
         if looks and step and step % CHECK_EVERY == 0 and not running.any():
             break
         history["obs"].append(observation)
         distribution = policy(params, observation.view(tasks, episodes, -1))
-        action = distribution.sample(noise[step])
+        action = distribution.sample(noise)
         history["logp"].append(distribution.log_prob(action).flatten(0, 1))
         action = action.flatten(0, 1)
         observation, reward, terminated, truncated = env.step(action)
@@ -151,7 +214,7 @@ def collect(
         rows = torch.stack(history[key], dim=1)
         return rows.view(tasks, episodes, *rows.shape[1:])
 
-    rollout = Rollout(
+    return Rollout(
         observations=stacked("obs"),
         actions=stacked("act"),
         log_probs=stacked("logp"),
@@ -160,4 +223,3 @@ def collect(
         terminated=stacked("term"),
         final_observations=observation.view(tasks, episodes, -1),
     )
-    return rollout.trimmed() if looks else rollout

@@ -13,12 +13,18 @@ from tiny_regression import initial_params, points, random_step_sizes, squared_e
 from torch import Tensor, distributed
 
 from mtrl.cli import main
+from mtrl.meta import reinforcement as loop
 from mtrl.meta import watching
 from mtrl.meta.distributed import Processes, join, processes_of
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.meta_sgd import MetaSGD
-from mtrl.meta.outer import AdamUpdate
+from mtrl.meta.objectives import PolicyBatch
+from mtrl.meta.outer import TRPO, AdamUpdate
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.proximal import PROMP, ProximalUpdate
+from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
+from mtrl.nets import Params
+from mtrl.policies import GaussianPolicy
 
 TASKS, META_STEPS = 6, 8
 ARGUMENTS = [
@@ -33,6 +39,8 @@ ARGUMENTS = [
 ]
 ARGUMENTS += ["--log-every", "1", "--evaluate-every", "6", "--test-tasks", "4", "--compile", "off"]
 ARGUMENTS += ["--checkpoint-every", "6"]
+CHOSEN = ["--curriculum-tasks", "5", "curriculum:teacher-student"]
+"""Options of a run whose tasks a curriculum chooses."""
 
 
 def meta_steps(processes: Processes) -> dict[str, Tensor]:
@@ -48,6 +56,57 @@ def meta_steps(processes: Processes) -> dict[str, Tensor]:
         loss = mean.pop("loss")
         update.step(mean, 0.01)
     return meta.named() | {"loss": loss}
+
+
+DAMPED = ["--outer.damping", "0.1"]
+RL_RUNS = {
+    # Episodes of tasks end at different times here, and one in twenty samples is in the Fisher products. With the
+    # little damping of the default, conjugate gradients would blow the last bits of single precision up.
+    "trpo": ["--family", "cartpole", "--max-episode-steps", "40", "outer:trpo", *DAMPED],
+    "promp": ["--family-options", "horizon", "8", "outer:promp"],
+    "chosen": ["--family-options", "horizon", "8", "--curriculum-tasks", "5", "outer:trpo"],
+}
+RL_RUNS["chosen"] += [*DAMPED, "curriculum:teacher-student"]
+RL_ARGUMENTS = ["--hidden", "6", "--tasks-per-batch", "4", "--episodes-per-task", "5"]
+RL_ARGUMENTS += ["--iterations", "4", "--evaluate-every", "2", "--checkpoint-every", "2"]
+RL_ARGUMENTS += ["--test-tasks", "4"]
+
+
+OUTER_UPDATES = {
+    "whole": TRPO(curvature_fraction=1.0),
+    "thin": TRPO(curvature_fraction=0.25),
+    "promp": PROMP(steps=3),
+}
+
+
+def outer_steps(processes: Processes, outer: TRPO | PROMP) -> dict[str, Tensor]:
+    """Take outer steps in float64 on made-up episodes, and return the meta-parameters."""
+    how = GradientAdaptation(GaussianPolicy(3, 2, (5,)), MetaSGD(inner_steps=1), "ratio")
+    meta = how.initial(torch.Generator().manual_seed(0))
+    meta = MetaParams.from_named({name: value.double() for name, value in meta.named().items()})
+    update: PolicyUpdate = (
+        TrustRegionUpdate(how, meta, outer, processes.joined)
+        if isinstance(outer, TRPO)
+        else ProximalUpdate(how, meta, outer, {}, processes.joined)
+    )
+    share = processes.share(TASKS)
+    for step in range(META_STEPS // 2):
+        start = how.learner.start(meta.params, TASKS // processes.count)
+        support = episodes_of(how, start, share, 2 * step)
+        query = episodes_of(how, how.adapt(meta, [support]), share, 2 * step + 1)
+        meta, _ = update.step([support], query, 0.0)
+    return meta.named()
+
+
+def episodes_of(how: GradientAdaptation, params: Params, share: slice, seed: int) -> PolicyBatch:
+    """Return forty samples of each task, with advantages out of nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(TASKS, 40, 6, generator=generator, dtype=torch.float64)[share]
+    observations, actions, weights = drawn.split([3, 2, 1], -1)
+    log_probs = how.policy(params, observations).log_prob(actions)
+    weights = weights.squeeze(-1) / 40
+    valid = torch.full_like(weights, 1 / 40)
+    return PolicyBatch(observations, actions, weights, valid, log_probs.detach())
 
 
 def at_call(number: int, act: Callable[[], Any]) -> None:
@@ -93,7 +152,50 @@ def everything(folder: Path, rank: int, ports: Sequence[str]) -> None:
         codes.append(main(["train", "supervised", "--dir", str(folder / directory), *ARGUMENTS]))
     next_port()
     codes.append(main(["train", "--resume", str(folder / "stopped")]))
+    next_port()
+    chosen = ["--dir", str(folder / "chosen"), *ARGUMENTS, *CHOSEN]
+    codes.append(main(["train", "supervised", *chosen]))
     (folder / f"codes-{rank}").write_text(" ".join(map(str, codes)))
+
+
+def reinforcement(folder: Path, rank: int, ports: Sequence[str]) -> None:
+    """Take outer steps, then train every run of `RL_RUNS`, one of them with a stop between."""
+    numbers = iter(ports)
+    processes, sizes = processes_of(os.environ), count_sums()
+    os.environ["MASTER_PORT"] = next(numbers)
+    content, counts = {}, []
+    with join(processes, "cpu"):
+        for name, outer in OUTER_UPDATES.items():
+            found = outer_steps(processes, outer)
+            content |= {f"{name}/{key}": value for key, value in found.items()}
+            counts.append(len(sizes))
+    save_file(content | {"sums": torch.tensor(counts)}, folder / f"outer-{rank}.safetensors")
+    codes = []
+    for name, options in RL_RUNS.items():
+        os.environ["MASTER_PORT"] = next(numbers)
+        place = ["--dir", str(folder / name)]
+        codes.append(main(["train", "rl", *place, *RL_ARGUMENTS, *options]))
+    os.environ["MASTER_PORT"] = next(numbers)
+    if rank == 1:
+        stop_after_collecting(2)
+    place = ["--dir", str(folder / "stopped")]
+    codes.append(main(["train", "rl", *place, *RL_ARGUMENTS, *RL_RUNS["promp"]]))
+    os.environ["MASTER_PORT"] = next(numbers)
+    codes.append(main(["train", "--resume", str(folder / "stopped")]))
+    (folder / f"codes-{rank}").write_text(" ".join(map(str, codes)))
+
+
+def stop_after_collecting(rounds: int) -> None:
+    """Ask this process alone to stop once it has played so many rounds of episodes."""
+    plain, calls = loop.play, [0]
+
+    def counted(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    loop.play = counted
 
 
 def die(folder: Path, rank: int, ports: Sequence[str]) -> int:
@@ -110,4 +212,5 @@ if __name__ == "__main__":
     rank = int(os.environ["RANK"])
     if job == "die":
         sys.exit(die(Path(place), rank, ports))
-    everything(Path(place), rank, ports)
+    jobs = {"everything": everything, "reinforcement": reinforcement}
+    jobs[job](Path(place), rank, ports)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed_worker import ARGUMENTS, META_STEPS, meta_steps
+from distributed_worker import ARGUMENTS, CHOSEN, META_STEPS, meta_steps
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -62,18 +62,20 @@ def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where two processes have trained everything that is looked at here."""
     place = tmp_path_factory.mktemp("together")
-    for code, errors in ends(start_two("everything", place, 4)):
+    for code, errors in ends(start_two("everything", place, 5)):
         assert code == 0, errors
     return place
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("alone") / "run"
+    """Return where one process has trained the same: `whole` and `chosen`."""
+    place = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mtrl.meta.watching.find_spec", lambda name: None)
-        assert main(["train", "supervised", "--dir", str(directory), *ARGUMENTS]) == 0
-    return directory
+        for name, more in (("whole", []), ("chosen", CHOSEN)):
+            assert main(["train", "supervised", "--dir", str(place / name), *ARGUMENTS, *more]) == 0
+    return place
 
 
 def learned(directory: Path) -> dict[str, torch.Tensor]:
@@ -101,9 +103,13 @@ def test_a_meta_step_is_one_sum_of_gradient_loss_and_the_wish_to_stop(folder: Pa
     assert sums == [sum(value.numel() for value in found.values()) + 1] * META_STEPS
 
 
-def test_a_run_of_two_processes_is_that_of_one_up_to_rounding(folder: Path, alone: Path) -> None:
-    assert_close(learned(folder / "whole"), learned(alone), **SINGLE)
-    series, expected = (read_metrics(each / "metrics.csv") for each in (folder / "whole", alone))
+@pytest.mark.parametrize("name", ["whole", "chosen"])
+def test_a_run_of_two_processes_is_that_of_one_up_to_rounding(
+    name: str, folder: Path, alone: Path
+) -> None:
+    # With a curriculum too: both processes hear all errors and draw the same tasks.
+    assert_close(learned(folder / name), learned(alone / name), **SINGLE)
+    series, expected = (read_metrics(each / name / "metrics.csv") for each in (folder, alone))
     assert series.keys() == expected.keys()
     for tag, one in expected.items():
         assert series[tag].steps == one.steps
@@ -114,7 +120,7 @@ def test_a_run_of_two_processes_is_that_of_one_up_to_rounding(folder: Path, alon
 
 def test_a_signal_to_one_process_stops_both_and_they_resume_to_the_same_bits(folder: Path) -> None:
     for rank in (0, 1):
-        assert (folder / f"codes-{rank}").read_text() == "0 143 0"
+        assert (folder / f"codes-{rank}").read_text() == "0 143 0 0"
     assert_close(learned(folder / "stopped"), learned(folder / "whole"), rtol=0, atol=0)
     first, second = (folder / name / "metrics.csv" for name in ("stopped", "whole"))
     assert first.read_bytes() == second.read_bytes()
@@ -137,6 +143,15 @@ def test_shares_cover_the_batch_once() -> None:
     tasks = list(range(12))
     shares = [tasks[Processes(rank, 3).share(12)] for rank in range(3)]
     assert shares == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_numbers_of_tasks_come_together_in_the_order_of_the_batch() -> None:
+    numbers = torch.arange(12, dtype=torch.float64)
+    each = [Processes(rank, 3) for rank in range(3)]
+    sent = [one.placed(numbers[one.share(12)], 12) for one in each]
+    # What `mean` makes of them.
+    assert_close(torch.stack(sent).sum(0) / 3, numbers, rtol=0, atol=0)
+    assert Processes().placed(numbers, 12) is numbers
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers() -> None:
@@ -177,7 +192,8 @@ def test_a_kind_that_does_not_split_is_refused_before_anything_is_written(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    options = parse_training(KINDS["rl"], ["--dir", str(tmp_path / "run")], "mtrl train rl")
-    with pytest.raises(UsageError, match="2 processes, and `mtrl train rl` runs in one"):
-        train(KINDS["rl"], options)
+    kind = KINDS["recurrent"]
+    options = parse_training(kind, ["--dir", str(tmp_path / "run")], "mtrl train recurrent")
+    with pytest.raises(UsageError, match="2 processes, and `mtrl train recurrent` runs in one"):
+        train(kind, options)
     assert not (tmp_path / "run").exists()

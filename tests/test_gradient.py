@@ -47,10 +47,12 @@ def test_it_is_the_gradient_of_the_mean_query_loss(learner: MAML | MetaSGD) -> N
         [(x, y)] * learner.inner_steps,
         first_order=learner.first_order,
     )
-    loss = squared_error(adapted, (query_x, query_y)).mean()
+    losses = squared_error(adapted, (query_x, query_y))
+    loss = losses.mean()
     expected = torch.autograd.grad(loss, list(leaves.values()))
     outcome = MetaGradient(learner, squared_error)(meta, data())
     assert_close(outcome.loss, loss.detach(), **EXACT)
+    assert_close(outcome.losses, losses.detach(), **EXACT)
     assert list(outcome.gradient) == list(meta.named())
     assert_close(list(outcome.gradient.values()), list(expected), **EXACT)
     assert all(float(value.abs().max()) > 0 for value in outcome.gradient.values())
@@ -63,6 +65,7 @@ def test_chunks_add_up(learner: MAML | MetaSGD, chunk: int) -> None:
     whole = MetaGradient(learner, squared_error, chunk=TASKS)(meta, data())
     parts = MetaGradient(learner, squared_error, chunk=chunk)(meta, data())
     assert_close((parts.loss, parts.gradient), (whole.loss, whole.gradient), **EXACT)
+    assert_close(parts.losses, whole.losses, **EXACT)
 
 
 def test_the_meta_parameters_are_not_touched() -> None:
@@ -83,6 +86,7 @@ def test_compiled_it_is_the_same() -> None:
     expected = MetaGradient(learner, squared_error)(meta, data())
     # Fused loops add in another order: rounding of double precision, a few hundred terms.
     assert_close(ours.loss, expected.loss, rtol=1e-12, atol=0)
+    assert_close(ours.losses, expected.losses, rtol=1e-12, atol=0)
     assert_close(ours.gradient, expected.gradient, rtol=1e-10, atol=1e-13)
 
 

@@ -12,11 +12,13 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtrl.envs.actions import ScaledActions
+from mtrl.envs.curricula import TeacherStudent
 from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.sinusoid import Sinusoid
 from mtrl.meta import outer
 from mtrl.meta.anil import ANIL
 from mtrl.meta.cavia import CAVIA
+from mtrl.meta.distributed import Processes
 from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML, MetaLearner
@@ -25,6 +27,7 @@ from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO, AdamUpdate, trust_region_step
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile, ReptileGradient
+from mtrl.meta.task_source import ChosenTasks
 from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
 from mtrl.nets import MLP
 from mtrl.policies import GaussianPolicy
@@ -116,6 +119,28 @@ def test_a_supervised_iteration_looks_at_nothing(
             support, query = family.draw(params, 4, 4, generator)
             update.step(gradient(meta, (*support, *query)).gradient, 1e-3)
     assert (meta.flat() != before).any()
+
+
+def test_a_curriculum_looks_between_iterations_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, learner = Sinusoid(), MAML()
+    tasks = family.sample(6, np.random.default_rng(0), "train")
+    curriculum = TeacherStudent(tasks, np.random.default_rng(1))
+    chosen = ChosenTasks(curriculum, None, errors=True)
+    how, generator = FewShotAdaptation(MLP((1, 8, 1)), learner), torch.Generator()
+    meta = how.initial(torch.Generator().manual_seed(0))
+    gradient, update = MetaGradient(learner, how.loss, chunk=2), AdamUpdate(meta, 1e-3)
+    processes = Processes()
+    for _ in range(2):
+        with no_host_reads(monkeypatch):
+            support, query = family.draw(chosen.sample(5), 4, 4, generator)
+            found = gradient(meta, (*support, *query))
+            errors = processes.placed(found.losses, 5)[:, None]
+            update.step(found.gradient, 1e-3)
+        before = curriculum.estimates
+        with pytest.raises(HostReadError), no_host_reads(monkeypatch):
+            chosen.credit(errors)
+        chosen.credit(errors)
+        assert (curriculum.estimates != before).any()
 
 
 # Reinforcement learning

@@ -8,8 +8,10 @@ from tiny_regression import EXACT, generator, normal
 from torch.testing import assert_close
 
 from mtrl.errors import UsageError
+from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.inner import expand_to_tasks
-from mtrl.nets import CONTEXT, MLP, Activation, Params, output_layer
+from mtrl.meta.maml import MAML
+from mtrl.nets import CONTEXT, MLP, Activation, ConvNet, Params, output_layer
 
 LAYERS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
 
@@ -96,3 +98,76 @@ def test_the_output_layer_is_the_last_by_number() -> None:
     assert set(output_layer(shuffled)) == {"layers.11.weight", "layers.11.bias"}
     with pytest.raises(UsageError, match="no last layer: no parameter of log_std is a layer's"):
         output_layer({"log_std": torch.zeros(1)})
+
+
+# Convolutions
+
+SMALL = ConvNet((2, 9, 12), outputs=3, filters=4, blocks=2)
+
+
+def conv_params(seed: int) -> Params:
+    params = {name: value.double() for name, value in SMALL.initial(generator(seed)).items()}
+    # Negative scales, too: pooling and normalisation must not change places.
+    return {name: value + normal(*value.shape, seed=seed) for name, value in params.items()}
+
+
+def torch_convolutions(params: Params) -> torch.nn.Module:
+    layers: list[torch.nn.Module] = []
+    for inputs in (2, 4):
+        layers += [
+            torch.nn.Conv2d(inputs, 4, 3, padding=1),
+            torch.nn.BatchNorm2d(4, track_running_stats=False),
+            torch.nn.ReLU(),
+            torch.nn.MaxPool2d(2),
+        ]
+    twin = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(4 * 2 * 3, 3)).double()
+    for own, value in zip(twin.parameters(), params.values(), strict=True):
+        own.data = value
+    return twin
+
+
+@pytest.mark.parametrize("batch", [5, 20])
+def test_convolutions_are_torchs_with_relu_before_pooling(batch: int) -> None:
+    each = [conv_params(seed) for seed in range(3)]
+    images = normal(3, batch, 2, 9, 12)
+    twins = [torch_convolutions(params) for params in each]
+    expected = torch.stack([twin(x) for twin, x in zip(twins, images, strict=True)]).detach()
+    stacked = {name: torch.stack([params[name] for params in each]) for name in each[0]}
+    assert_close(SMALL(stacked, images), expected, **EXACT)
+    assert_close(SMALL(each[0], images[0]), expected[0], **EXACT)
+    shared = SMALL(expand_to_tasks(each[0], 3), images)
+    assert_close(SMALL(each[0], images), shared, **EXACT)
+    assert_close(shared[0], expected[0], **EXACT)
+    # What accelerators do.
+    assert_close(torch.func.vmap(SMALL._outputs)(stacked, images), expected, **EXACT)
+
+
+def test_images_are_normalised_with_those_beside_them() -> None:
+    params, images = conv_params(0), normal(5, 2, 9, 12)
+    assert (SMALL(params, images)[:4] - SMALL(params, images[:4])).abs().max() > 1e-3
+
+
+def test_an_image_that_blocks_pool_away_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"shape is \(3, 84, 15\), and 4 blocks .* least 16 by 16"):
+        ConvNet((3, 84, 15))
+
+
+def test_fan_in_convolutions_fill_torchs_range() -> None:
+    params = ConvNet(filters=100, blocks=2).initial(generator())
+    bound = 1 / math.sqrt(100 * 9)
+    assert_close(params["layers.1.weight"].abs().max().item(), bound, rtol=1e-2, atol=0)
+    assert_close(params["layers.1.bias"].abs().max().item(), bound, rtol=0.05, atol=0)
+    assert_close(params["layers.1.scale"], torch.ones(100), rtol=0, atol=0)
+    assert params["layers.2.weight"].shape == (5, 100 * 21 * 21)
+
+
+def test_the_cross_entropy_is_torchs() -> None:
+    how = FewShotAdaptation(MLP((3, 5, 4)), MAML(), "cross-entropy")
+    params = {name: value.double() for name, value in how.network.initial(generator()).items()}
+    x, classes = normal(2, 6, 3), torch.arange(12).reshape(2, 6) % 4
+    logits = how.network(params, x)
+    expected = [
+        torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, classes, strict=True)
+    ]
+    own = how.loss(params, (x, torch.eye(4, dtype=torch.float64)[classes]))
+    assert_close(own, torch.stack(expected), **EXACT)

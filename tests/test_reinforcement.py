@@ -46,7 +46,7 @@ from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.meta.trust_region import GradientAdaptation
 from mtrl.metrics import read_metrics
 from mtrl.nets import Params
-from mtrl.rollouts import Rollout, collect
+from mtrl.rollouts import Chance, Rollout, collect, play
 from mtrl.runs import Run
 from mtrl.seeding import Streams, numpy_generator, torch_generator
 
@@ -287,15 +287,15 @@ class Collected:
 
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[Collected]:
-    """Collect every call of `collect` by the loop: with which parameters, and what came of it."""
+    """Collect every call of `play` by the loop: with which parameters, and what came of it."""
     calls: list[Collected] = []
 
-    def spy(env: Any, policy: Any, params: Params, **options: Any) -> Rollout:
-        rollout = collect(env, policy, params, **options)
+    def spy(env: Any, policy: Any, params: Params, chance: Chance) -> Rollout:
+        rollout = play(env, policy, params, chance)
         calls.append(Collected({name: value.clone() for name, value in params.items()}, rollout))
         return rollout
 
-    monkeypatch.setattr(reinforcement, "collect", spy)
+    monkeypatch.setattr(reinforcement, "play", spy)
     return calls
 
 
@@ -532,7 +532,8 @@ TINY_SUPERVISED = SupervisedConfig(hidden=(4,), tasks_per_batch=2, test_tasks=3,
             meta_train_reinforcement,
         ),
         (
-            [replace(TINY_SUPERVISED, learner=learner) for learner in (*LEARNERS, Reptile())],
+            [replace(TINY_SUPERVISED, learner=learner) for learner in (*LEARNERS, Reptile())]
+            + [replace(TINY_SUPERVISED, curriculum=Uniform(), curriculum_tasks=4, solved_at=1.0)],
             meta_train_supervised,
         ),
     ],

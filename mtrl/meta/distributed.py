@@ -1,9 +1,10 @@
-"""Meta-batches split over processes that `torchrun` starts, joined by one sum per meta-step.
+"""Meta-batches split over processes that `torchrun` starts, joined by sums.
 
-Every process draws the same tasks and points from the same named streams and works on its share of them, so that
-results depend on the number of processes by the order of sums only. What they found, gradients and what is
-logged, goes through one flat buffer and one all-reduce; parameters and optimiser are then the same, bit for bit, in
-every process, and nothing else is ever sent. One process alone sends nothing.
+Every process draws the same tasks and points, or episodes' seeds and noise, from the same named streams and works on
+its share of them, so that results depend on the number of processes by the order of sums only. What they found,
+gradients and what is logged, goes through one flat buffer and one all-reduce; parameters and optimiser are then the
+same, bit for bit, in every process, and nothing else is ever sent. Outer updates that take several looks at the
+meta-batch, as those of reinforcement learning do, take a sum for each. One process alone sends nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,19 @@ class Processes:
         size = tasks // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
 
+    def placed(self, own: Tensor, tasks: int) -> Tensor:
+        """Return this process's numbers at their places in the batch, such that `mean` has everyone's.
+
+        Args:
+            own: (share of the tasks,).
+            tasks: of the whole batch.
+        """
+        if self.count == 1:
+            return own
+        whole = own.new_zeros(tasks)
+        whole[self.share(tasks)] = own * self.count
+        return whole
+
     def mean(
         self, values: Mapping[str, Tensor], *, stop: bool = False
     ) -> tuple[dict[str, Tensor], bool]:
@@ -73,11 +87,34 @@ class Processes:
         if self.count == 1:
             return dict(values), stop
         flat = flatten(values)
-        buffer = torch.cat([flat, flat.new_tensor([stop])])
+        joined = self.joined(torch.cat([flat, flat.new_tensor([stop])]))
+        return unflatten(joined[:-1], values), bool(joined[-1] > 0)
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes, the same bits in all of them.
+
+        Raises:
+            MtrlError: another process is gone.
+        """
+        if self.count == 1:
+            return values
+        buffer = values.clone()
         with self._others():
             distributed.all_reduce(buffer)
-        means = unflatten(buffer[:-1] / self.count, values)
-        return means, bool(buffer[-1] > 0)
+        return buffer / self.count
+
+    def most(self, number: int) -> int:
+        """Return the largest of the processes' numbers; they are on the CPU.
+
+        Raises:
+            MtrlError: another process is gone.
+        """
+        if self.count == 1:
+            return number
+        buffer = torch.tensor(number)
+        with self._others():
+            distributed.all_reduce(buffer, distributed.ReduceOp.MAX)
+        return int(buffer)
 
     def wait(self) -> None:
         """Return once every process has come here.

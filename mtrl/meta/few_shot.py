@@ -1,7 +1,8 @@
-"""A regressor that adapts to a task from a few labelled points."""
+"""A network that adapts to a task from a few labelled points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,25 +11,35 @@ from mtrl.meta.cavia import check_context
 from mtrl.meta.inner import adapt
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams
-from mtrl.nets import MLP, Params
+from mtrl.nets import Network, Params
 
 __all__ = ["FewShotAdaptation"]
 
 
 @dataclass(frozen=True)
 class FewShotAdaptation:
-    """How a network adapts to labelled points: the network, the learner, the squared error."""
+    """How a network adapts to labelled points.
 
-    network: MLP
+    Attributes:
+        network: gives the outputs.
+        learner: gives the step sizes.
+        error: the mean squared one, or the cross entropy of classes of which y holds the chances, 1 for the right.
+    """
+
+    network: Network
     learner: MetaLearner
+    error: Literal["squared", "cross-entropy"] = "squared"
 
     def __post_init__(self) -> None:
         check_context(self.learner, self.network.context)
 
     def loss(self, params: Params, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean squared error of each task (tasks,) on points x and y (tasks, shots, size)."""
+        """Return the mean error of each task (tasks,) on points x (tasks, shots, ...) and y (tasks, shots, size)."""
         x, y = points
-        return (self.network(params, x) - y).square().mean((1, 2))
+        outputs = self.network(params, x)
+        if self.error == "squared":
+            return (outputs - y).square().mean((1, 2))
+        return -(y * outputs.log_softmax(-1)).sum(-1).mean(1)
 
     def initial(self, generator: torch.Generator) -> MetaParams:
         """Draw the meta-parameters that training starts from."""

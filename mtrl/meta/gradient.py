@@ -23,10 +23,12 @@ FewShotTensors = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Mean outer loss over the tasks, and its gradient by name as `MetaParams.named` orders it."""
+    """Mean outer loss over the tasks, its gradient by name as `MetaParams.named` orders it, and each
+    task's own loss (tasks,)."""
 
     loss: Tensor
     gradient: dict[str, Tensor]
+    losses: Tensor
 
 
 class MetaGradient:
@@ -55,17 +57,20 @@ class MetaGradient:
         )
 
     def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
-        """Return the mean query loss after adaptation over all tasks, and its gradient."""
+        """Return the mean query loss after adaptation, its gradient, and each task's loss."""
         names, tasks = list(meta.named()), data[0].shape[0]
+        losses: list[Tensor] = []
         total: list[Tensor] = []
         for chunk in zip(*(torch.split(part, self._chunk) for part in data), strict=True):
-            part = self._chunk_gradient(meta, chunk)
-            total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
-        loss, *gradient = (value / tasks for value in total)
-        return _Outcome(loss, dict(zip(names, gradient, strict=True)))
+            own, *part = self._chunk_gradient(meta, chunk)
+            losses.append(own)
+            total = [a + b for a, b in zip(total, part, strict=True)] if total else part
+        every = torch.cat(losses)
+        gradient = dict(zip(names, (value / tasks for value in total), strict=True))
+        return _Outcome(every.sum() / tasks, gradient, every)
 
     def _chunk_gradient(self, meta: MetaParams, data: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the sum of the chunk's losses and its gradients."""
+        """Return the losses of the chunk's tasks, and the gradients of their sum."""
         arguments = [*(value.detach() for value in meta.named().values()), *data]
         function = self._function(meta)
         if self._compiled is None:
@@ -83,12 +88,13 @@ class MetaGradient:
             with torch.enable_grad():
                 leaves = [value.detach().requires_grad_() for value in arguments[: len(names)]]
                 current = MetaParams.from_named(dict(zip(names, leaves, strict=True)))
-                loss = self._outer_loss(current, arguments[len(names) :])
-                return [loss.detach(), *torch.autograd.grad(loss, leaves, materialize_grads=True)]
+                losses = self._outer_losses(current, arguments[len(names) :])
+                slopes = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+                return [losses.detach(), *slopes]
 
         return gradient
 
-    def _outer_loss(self, meta: MetaParams, data: Sequence[Tensor]) -> Tensor:
+    def _outer_losses(self, meta: MetaParams, data: Sequence[Tensor]) -> Tensor:
         support_x, support_y, query_x, query_y = data
         learner, steps = self._learner, self._learner.inner_steps
         adapted = adapt(
@@ -98,4 +104,4 @@ class MetaGradient:
             [(support_x, support_y)] * steps,
             first_order=learner.first_order,
         )
-        return self._loss(adapted, (query_x, query_y)).sum()
+        return self._loss(adapted, (query_x, query_y))

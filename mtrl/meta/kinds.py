@@ -19,7 +19,6 @@ from mtrl.meta.recurrent.training import (
 from mtrl.meta.reinforcement import (
     ReinforcementConfig,
     build_policy,
-    chosen_tasks,
     meta_train_reinforcement,
     seen_episodes,
 )
@@ -29,7 +28,7 @@ from mtrl.meta.supervised import (
     meta_train_supervised,
     seen_points,
 )
-from mtrl.meta.task_source import TrainingTasks
+from mtrl.meta.task_source import TrainingTasks, chosen_tasks
 from mtrl.multitask.config import MultiTaskConfig
 from mtrl.runs import Run
 from mtrl.seeding import numpy_generator, torch_generator
@@ -37,7 +36,7 @@ from mtrl.seeding import numpy_generator, torch_generator
 if TYPE_CHECKING:
     from mtrl.incremental.config import IncrementalConfig
 
-__all__ = ["KINDS", "Kind", "check_device", "get_kind"]
+__all__ = ["KINDS", "Kind", "check_device", "get_kind", "kind_of"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _check_supervised(config: SupervisedConfig) -> None:
     check_device(config.device)
     family = seen_points(config)
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
-    TrainingTasks(family, config.train_tasks, held_out)
+    chosen_tasks(config, family, TrainingTasks(family, config.train_tasks, held_out))
     build_regressor(config, family).initial(torch_generator(config.seed, "initial"))
 
 
@@ -159,7 +158,13 @@ KINDS: Mapping[str, Kind] = {
             meta_train_supervised,
             meta_train_supervised,
         ),
-        Kind("rl", lambda: ReinforcementConfig, _check_reinforcement, meta_train_reinforcement),
+        Kind(
+            "rl",
+            lambda: ReinforcementConfig,
+            _check_reinforcement,
+            meta_train_reinforcement,
+            meta_train_reinforcement,
+        ),
         Kind("recurrent", lambda: RecurrentConfig, _check_recurrent, meta_train_recurrent),
         Kind("pearl", lambda: PearlConfig, _check_pearl, _train_pearl),
         Kind("multitask", lambda: MultiTaskConfig, _check_multitask, _train_multitask),
@@ -178,3 +183,8 @@ def get_kind(name: str) -> Kind:
     if name not in KINDS:
         raise UsageError(f"unknown kind of run {name!r}; there are {', '.join(KINDS)}")
     return KINDS[name]
+
+
+def kind_of(config: Any) -> Kind:
+    """Return the kind of run that `config` has the settings of."""
+    return next(kind for kind in KINDS.values() if isinstance(config, kind.config))

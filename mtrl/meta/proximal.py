@@ -21,8 +21,8 @@ from mtrl.config import check_at_least, check_positive
 from mtrl.meta.inner import adapt
 from mtrl.meta.objectives import PolicyBatch, policy_loss
 from mtrl.meta.outer import AdamUpdate
-from mtrl.meta.parameters import MetaParams
-from mtrl.meta.trust_region import GradientAdaptation, loss_and_kl, task_chunks
+from mtrl.meta.parameters import MetaParams, flatten, unflatten
+from mtrl.meta.trust_region import GradientAdaptation, Join, alone, loss_and_kl, task_chunks
 from mtrl.nets import Params
 from mtrl.policies import Distribution
 
@@ -97,6 +97,8 @@ class ProximalUpdate:
         meta: the meta-parameters.
         settings: see `PROMP`.
         saved: tensors of an earlier update to continue with.
+        join: joins what several processes with a share of the tasks found: the gradient of every step of Adam, and
+            loss and KL before the first and after the last.
     """
 
     def __init__(
@@ -105,10 +107,12 @@ class ProximalUpdate:
         meta: MetaParams,
         settings: PROMP,
         saved: Mapping[str, Tensor],
+        join: Join = alone,
     ) -> None:
         self._how = how
         self._meta = meta
         self._settings = settings
+        self._join = join
         self._adam = AdamUpdate(meta, settings.learning_rate)
         self._adam.load_tensors(dict(saved))
 
@@ -123,10 +127,10 @@ class ProximalUpdate:
                 for *supports, query in chunks
             ]
         adapted = [policies[-1] for policies in old]
-        loss, _ = loss_and_kl(self._how, self._meta, chunks, adapted)
+        loss, _ = loss_and_kl(self._how, self._meta, chunks, adapted, self._join)
         for _ in range(self._settings.steps):
             self._adam.step(self._gradient(chunks, old), self._settings.learning_rate)
-        after, kl = loss_and_kl(self._how, self._meta, chunks, adapted)
+        after, kl = loss_and_kl(self._how, self._meta, chunks, adapted, self._join)
         return self._meta, {"outer/kl": kl, "outer/improvement": loss - after}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -151,4 +155,5 @@ class ProximalUpdate:
             pulled = torch.autograd.grad(loss, leaves, materialize_grads=True)
             total = [a + b for a, b in zip(total, pulled, strict=True)]
         tasks = sum(len(batches[-1].weights) for batches in chunks)
-        return {name: value / tasks for name, value in zip(names, total, strict=True)}
+        mean = {name: value / tasks for name, value in zip(names, total, strict=True)}
+        return unflatten(self._join(flatten(mean)), mean)

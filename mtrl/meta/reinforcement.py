@@ -5,10 +5,10 @@ adapted policies, and moves the meta-parameters by TRPO on those (Finn et al. 20
 algorithm 2) or by ProMP (Rothfuss et al. 2019, algorithm 1). Episodes are collected afresh for every inner step.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 
@@ -24,35 +24,39 @@ from mtrl.envs.told import ToldFamily
 from mtrl.errors import MtrlError, UsageError
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.family_files import keep_family, with_kept_family
+from mtrl.host_reads import reads_are_free
 from mtrl.meta.anil import ANIL
 from mtrl.meta.baselines import FineTune, Oracle
 from mtrl.meta.cavia import CAVIA, context_size
+from mtrl.meta.distributed import Processes
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, InnerObjective, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.played import played_by_all
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.session import Session
-from mtrl.meta.task_source import ChosenTasks, TrainingTasks
+from mtrl.meta.task_source import TrainingTasks, chosen_tasks, curriculum_state
 from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
 from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, Initializer
 from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
 from mtrl.progress import Progress
-from mtrl.rollouts import Rollout, collect, episode_steps
+from mtrl.rollouts import Rollout, draw_chance, episode_steps, play
 from mtrl.runs import Run
 from mtrl.seeding import Streams, numpy_generator, torch_generator
 
 __all__ = [
     "ReinforcementConfig",
     "build_policy",
-    "chosen_tasks",
     "meta_train_reinforcement",
     "reinforcement_family",
     "seen_episodes",
 ]
+
+ALONE = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +195,25 @@ def seen_episodes(config: ReinforcementConfig) -> TaskFamily:
     return ToldFamily(family) if isinstance(config.learner, Oracle) else family
 
 
-def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParams:
+def meta_train_reinforcement(
+    config: ReinforcementConfig, run: Run, processes: Processes = ALONE
+) -> MetaParams:
     """Meta-train as `config` says, recording in `run`; return the final meta-parameters.
+
+    Args:
+        config: the settings.
+        run: records; in all processes but the first, a `Follower`.
+        processes: those that share each meta-batch.
 
     Raises:
         Interrupted: asked to stop by a signal; everything up to then is saved.
         UsageError: the configuration cannot be carried out.
-        MtrlError: a return or parameter is not finite.
+        MtrlError: a return or parameter is not finite, or another process is gone.
     """
     # -- what is trained, and on what ---------------------------------------------------------
-    keep_family(config.family, run.directory, run.manifest)
+    if processes.leads:
+        keep_family(config.family, run.directory, run.manifest)
+    processes.wait()
     family = seen_episodes(with_kept_family(config, run.directory))
     held_out = family.sample(config.test_tasks, numpy_generator(config.seed, "test tasks"), "test")
     tasks = TrainingTasks(family, config.train_tasks, held_out)
@@ -214,82 +227,66 @@ def meta_train_reinforcement(config: ReinforcementConfig, run: Run) -> MetaParam
         "return",
         average_last=config.average_last,
     )
-    update = _outer_update(config, how, session)
+    update = _outer_update(config, how, session, processes)
+    share = processes.share(config.tasks_per_batch)
+    shown = None if processes.leads else io.StringIO()
     env_steps = int(session.counters.get("env_steps", 0))
-    chosen = chosen_tasks(config, family, tasks)
-    if chosen is not None and "curriculum" in session.counters:
-        chosen.load_state(session.counters["curriculum"])
+    chosen = chosen_tasks(config, family, tasks, session.counters)
 
     # -- the loop -----------------------------------------------------------------------------
-    with Progress(config.iterations, done=session.done, label=config.learner.name) as progress:
+    label = config.learner.name
+    with Progress(config.iterations, done=session.done, label=label, stream=shown) as progress:
         for iteration in range(session.done + 1, config.iterations + 1):
             if chosen is None:
                 batch = tasks.sample(config.tasks_per_batch, streams.rng("tasks"))
             else:
                 batch = chosen.sample(config.tasks_per_batch)
-            rollouts, supports, query = _collect_meta_batch(config, how, family, session, batch)
-            share = (iteration - 1) / max(config.iterations - 1, 1)
-            meta, measured = update.step(supports, query, share)
+            rollouts, supports, query = _collect_meta_batch(
+                config, how, family, session, processes, batch[share]
+            )
+            done = (iteration - 1) / max(config.iterations - 1, 1)
+            meta, measured = update.step(supports, query, done)
             session.advance(meta)
-            if chosen is not None:
-                chosen.credit(rollouts[-1].returns)
 
             # -- record: the first look at a value of this iteration ----------------------------
-            _check_returns(family, batch, rollouts, iteration)
-            taken = sum(int(rollout.steps) for rollout in rollouts)
-            env_steps += taken
-            before, after = (float(rollouts[i].returns.mean()) for i in (0, -1))
+            _check_returns(family, batch[share], rollouts, iteration)
+            seen, stop = played_by_all(processes, rollouts, stop=run.stop_requested)
+            if chosen is not None:
+                chosen.credit(seen.returns)
+            env_steps += seen.steps
             run.log(
                 iteration,
                 {
-                    "meta/pre_adapt_return": before,
-                    "meta/post_adapt_return": after,
+                    "meta/pre_adapt_return": seen.before,
+                    "meta/post_adapt_return": seen.after,
                     "meta/env_steps": env_steps,
                     **measured,
                     **(chosen.values() if chosen else {}),
                 },
             )
-            session.log_speed(iteration, taken)
-            progress.advance({"before": before, "after": after})
+            session.log_speed(iteration, seen.steps)
+            progress.advance({"before": seen.before, "after": seen.after})
             last = iteration == config.iterations
-            if iteration % config.evaluate_every == 0 or last:
+            if processes.leads and (iteration % config.evaluate_every == 0 or last):
                 _evaluate(session, how, family, held_out, config, iteration)
+            if processes.count == 1:
+                stop = run.stop_requested
             # A stopped run records nothing that an uninterrupted one would not.
-            if iteration % config.checkpoint_every == 0 or last or run.stop_requested:
+            if iteration % config.checkpoint_every == 0 or last or stop:
                 counters = {"env_steps": env_steps}
-                session.save(iteration, update.tensors(), counters | _curriculum_state(chosen))
-            if run.stop_requested and not last:
+                session.save(iteration, update.tensors(), counters | curriculum_state(chosen))
+            if stop and not last:
                 raise run.interruption()
     return session.learned
 
 
-def chosen_tasks(
-    config: ReinforcementConfig, family: TaskFamily, tasks: TrainingTasks
-) -> ChosenTasks | None:
-    """Return the tasks that the curriculum of `config` chooses, None without one.
-
-    Raises:
-        UsageError: a curriculum that does not fit the family, or that meta-training cannot tell.
-    """
-    if config.curriculum is None:
-        return None
-    listed = tasks.different(
-        config.curriculum_tasks, numpy_generator(config.seed, "curriculum tasks")
-    )
-    rng = numpy_generator(config.seed, "curriculum")
-    return ChosenTasks(config.curriculum.build(family, listed, rng), config.solved_at)
-
-
-def _curriculum_state(chosen: ChosenTasks | None) -> dict[str, Any]:
-    return {} if chosen is None else {"curriculum": chosen.state()}
-
-
 def _outer_update(
-    config: ReinforcementConfig, how: GradientAdaptation, session: Session
+    config: ReinforcementConfig, how: GradientAdaptation, session: Session, processes: Processes
 ) -> PolicyUpdate:
+    join = processes.joined
     if isinstance(config.outer, PROMP):
-        return ProximalUpdate(how, session.meta, config.outer, session.extra)
-    return TrustRegionUpdate(how, session.meta, config.outer)
+        return ProximalUpdate(how, session.meta, config.outer, session.extra, join)
+    return TrustRegionUpdate(how, session.meta, config.outer, join)
 
 
 def _collect_meta_batch(
@@ -297,29 +294,35 @@ def _collect_meta_batch(
     how: GradientAdaptation,
     family: TaskFamily,
     session: Session,
+    processes: Processes,
     tasks: Sequence[Task],
 ) -> tuple[list[Rollout], list[PolicyBatch], PolicyBatch]:
-    """Collect episodes before each inner step and after the last, adapting in between."""
+    """Collect episodes before each inner step and after the last, adapting in between.
+
+    Args:
+        config, how, family, session: of the run.
+        processes: those that share the meta-batch.
+        tasks: this process's.
+    """
     generator = session.streams.generator("episodes")
     episodes = episode_batch(family, tasks, repeats=config.episodes_per_task, device=config.device)
     env = ScaledActions(episodes, family.action_space, config.device)
     policy_params = how.learner.start(session.meta.params, len(tasks))
-    shape = (len(tasks), config.episodes_per_task)
+    horizon = episode_steps(env.horizon, config.max_episode_steps)
+    # Drawn for all tasks everywhere: what a process meets does not depend on how many there are.
+    shape = (horizon, config.tasks_per_batch, config.episodes_per_task)
+    share = processes.share(config.tasks_per_batch)
     rollouts: list[Rollout] = []
     batches: list[PolicyBatch] = []
     for _ in range(config.learner.inner_steps + 1):
         if batches:
             policy_params = how.adapt(session.meta, batches)
-        rollouts.append(
-            collect(
-                env,
-                how.policy,
-                policy_params,
-                shape=shape,
-                generator=generator,
-                max_episode_steps=config.max_episode_steps,
-            )
-        )
+        chance = draw_chance(how.policy, shape, generator).of(share)
+        rollout = play(env, how.policy, policy_params, chance)
+        if reads_are_free(generator.device):
+            # As long as the longest of all, so that thinned samples are the same ones.
+            rollout = rollout.lasting(processes.most(rollout.longest))
+        rollouts.append(rollout)
         adapted = len(batches) == config.learner.inner_steps
         settings = config.outer_advantages if adapted else config.advantages
         batches.append(policy_batch(rollouts[-1], settings))

@@ -75,7 +75,7 @@ def minibatches(x: Tensor, y: Tensor, size: int, count: int) -> list[tuple[Tenso
 class ReptileGradient(MetaGradient):
     """Computes mean(theta - theta_k) of a batch of tasks; arguments as for `MetaGradient`.
 
-    A task's own data are its support and query points together; the loss returned is that of the query points,
+    A task's own data are its support and query points together; the losses returned are those of the query points,
     which the steps may have seen.
     """
 
@@ -85,9 +85,9 @@ class ReptileGradient(MetaGradient):
         def difference(*arguments: Tensor) -> list[Tensor]:
             current = MetaParams.from_named(dict(zip(names, arguments[: len(names)], strict=True)))
             trained, query = self._trained(current, arguments[len(names) :])
-            loss = self._loss(trained, query).sum()
+            losses = self._loss(trained, query)
             moved = [(value - trained[name]).sum(0) for name, value in current.params.items()]
-            return [loss, *moved]
+            return [losses, *moved]
 
         return difference
 

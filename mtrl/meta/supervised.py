@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from mtrl.config import check_at_least, check_positive
+from mtrl.curricula import CurriculumConfig
 from mtrl.envs.family import FewShotFamily
 from mtrl.envs.registry import get_family
 from mtrl.envs.task import Task, split_digest
@@ -26,14 +27,14 @@ from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.compiled import has_compiler
 from mtrl.meta.distributed import Processes
 from mtrl.meta.few_shot import FewShotAdaptation
-from mtrl.meta.gradient import MetaGradient
+from mtrl.meta.gradient import FewShotTensors, MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.outer import AdamUpdate, DescentUpdate
 from mtrl.meta.parameters import MetaParams, flatten
 from mtrl.meta.reptile import Reptile, ReptileGradient
 from mtrl.meta.session import Session
-from mtrl.meta.task_source import TrainingTasks
+from mtrl.meta.task_source import ChosenTasks, TrainingTasks, chosen_tasks, curriculum_state
 from mtrl.meta.watching import fits_picture
 from mtrl.nets import MLP, Activation, Initializer
 from mtrl.progress import Progress
@@ -85,6 +86,12 @@ class SupervisedConfig:
     """Outer learning rate over the run: constant, or down to zero along half a cosine."""
     train_tasks: Path | None = None
     """File of tasks to train on, one in JSON per line, in place of drawing new ones."""
+    curriculum: CurriculumConfig | None = None
+    """What chooses the tasks of every iteration, by minus the query errors after adaptation; chance if left out."""
+    curriculum_tasks: int = 50
+    """Tasks that a curriculum over a list chooses among, where no file lists them."""
+    solved_at: float | None = None
+    """Largest query error with which a task counts as a success, for curricula that ask for it."""
     test_tasks: int = 100
     """Held-out tasks that the adaptation curve is measured on during training."""
     test_steps: int = 1
@@ -112,6 +119,7 @@ class SupervisedConfig:
             "iterations",
             "test_tasks",
             "test_steps",
+            "curriculum_tasks",
         )
         check_positive(self, *counts, "chunk", "log_every", "evaluate_every", "checkpoint_every")
         check_positive(self, "learning_rate")
@@ -171,6 +179,7 @@ def meta_train_supervised(
     gradient_of = ReptileGradient if isinstance(config.learner, Reptile) else MetaGradient
     gradient = gradient_of(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
     update = _outer_update(config, session)
+    chosen = chosen_tasks(config, family, tasks, session.counters)
     share = processes.share(config.tasks_per_batch)
     shown = None if processes.leads else io.StringIO()
 
@@ -178,18 +187,20 @@ def meta_train_supervised(
     label = config.learner.name
     with Progress(config.iterations, done=session.done, label=label, stream=shown) as progress:
         for iteration in range(session.done + 1, config.iterations + 1):
-            params = tasks.sample_params(config.tasks_per_batch, streams.rng("tasks"))
-            support, query = family.draw(
-                params, config.shots, config.query_shots, streams.generator("points")
-            )
             # Drawn for all tasks everywhere: what a process meets does not depend on how many there are.
-            own = gradient(session.meta, [part[share] for part in (*support, *query)])
-            mean, stop = processes.mean({"loss": own.loss, **own.gradient}, stop=run.stop_requested)
-            train_loss = mean.pop("loss")
+            points = _draw_points(config, family, chosen or tasks, streams)
+            own = gradient(session.meta, [part[share] for part in points])
+            joined = {"loss": own.loss, **own.gradient}
+            if chosen:
+                joined["losses"] = processes.placed(own.losses, config.tasks_per_batch)
+            mean, stop = processes.mean(joined, stop=run.stop_requested)
+            train_loss, losses = mean.pop("loss"), mean.pop("losses", own.losses)
             learning_rate = _learning_rate(config, iteration)
             update.step(mean, learning_rate)
 
-            # -- record -----------------------------------------------------------------------
+            # -- record: the first look at a value of this iteration ----------------------------
+            if chosen:
+                chosen.credit(losses[:, None])
             last = iteration == config.iterations
             if iteration % config.log_every == 0 or last:
                 loss = float(train_loss)
@@ -199,6 +210,7 @@ def meta_train_supervised(
                         "meta/train_loss": loss,
                         "outer/gradient_norm": flatten(mean).norm(),
                         "outer/learning_rate": learning_rate,
+                        **(chosen.values() if chosen else {}),
                     },
                 )
                 session.log_speed(iteration)
@@ -209,10 +221,28 @@ def meta_train_supervised(
                 stop = run.stop_requested
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or stop:
-                session.save(iteration, update.tensors(), {"compiled": compiled})
+                counters = {"compiled": compiled} | curriculum_state(chosen)
+                session.save(iteration, update.tensors(), counters)
             if stop and not last:
                 raise run.interruption()
     return session.meta
+
+
+def _draw_points(
+    config: SupervisedConfig,
+    family: FewShotFamily,
+    tasks: TrainingTasks | ChosenTasks,
+    streams: Streams,
+) -> FewShotTensors:
+    batch = (
+        tasks.sample(config.tasks_per_batch)
+        if isinstance(tasks, ChosenTasks)
+        else tasks.sample_params(config.tasks_per_batch, streams.rng("tasks"))
+    )
+    support, query = family.draw(
+        batch, config.shots, config.query_shots, streams.generator("points")
+    )
+    return (*support, *query)
 
 
 def _outer_update(config: SupervisedConfig, session: Session) -> AdamUpdate | DescentUpdate:

@@ -3,7 +3,7 @@
 Finn et al. 2017 update the initialisation so; Li et al. 2017 the initialisation and the step sizes together.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from mtrl.policies import Distribution, Policy
 
 __all__ = [
     "GradientAdaptation",
+    "Join",
     "PolicyUpdate",
     "TrustRegionUpdate",
     "loss_and_kl",
@@ -33,6 +34,14 @@ __all__ = [
 # A chunk's arrays then fit a core's cache and are reused; larger ones go back to the system after every
 # operation, and faulting their pages in again costs as much as the arithmetic.
 SAMPLES_PER_CHUNK = 5000
+
+Join = Callable[[Tensor], Tensor]
+"""Makes a mean over a process's own tasks one over those of all processes, the same bits in each."""
+
+
+def alone(mean: Tensor) -> Tensor:
+    """Return the mean as it is: there is one process."""
+    return mean
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,12 @@ def meta_trust_region_step(
     supports: Sequence[PolicyBatch],
     query: PolicyBatch,
     settings: TRPO,
+    join: Join = alone,
 ) -> tuple[MetaParams, TrustRegionStep]:
     """Update meta-parameters so that the adapted policies improve, within a mean KL of `settings.max_kl`.
+
+    Several processes join the gradient, every Fisher product, and loss and KL of every step that the line search
+    tries; each then decides the same by itself.
 
     Args:
         how: policy, learner and inner objective.
@@ -150,6 +163,7 @@ def meta_trust_region_step(
         supports: one batch per inner step, each of all tasks.
         query: the batch taken after adaptation.
         settings: see `TRPO`.
+        join: joins what several processes with a share of the tasks found.
     """
     tasks = query.valid.shape[0]
     stride = round(1 / settings.curvature_fraction)
@@ -167,13 +181,13 @@ def meta_trust_region_step(
     if stride > 1:
         whole = AdaptationDerivative(meta, step_sizes, concatenate(parts))
         curved = _thinned(how, whole, supports, query, stride)
-    mean = torch.stack(totals).sum(0) / tasks
+    mean = join(torch.stack(totals).sum(0) / tasks)
 
     def fisher(vector: Tensor) -> Tensor:
-        return torch.stack([some.fisher_product(vector) for some in curved]).sum(0) / tasks
+        return join(torch.stack([some.fisher_product(vector) for some in curved]).sum(0) / tasks)
 
     def evaluate(vector: Tensor) -> tuple[Tensor, Tensor]:
-        return loss_and_kl(how, meta.like(vector), chunks, old)
+        return loss_and_kl(how, meta.like(vector), chunks, old, join)
 
     step = trust_region_step(meta.flat(), (mean[0], mean[1:]), fisher, evaluate, settings)
     return meta.like(step.point), step
@@ -185,6 +199,7 @@ def loss_and_kl(
     meta: MetaParams,
     chunks: Sequence[Sequence[PolicyBatch]],
     old: Iterable[Distribution],
+    join: Join = alone,
 ) -> tuple[Tensor, Tensor]:
     """Return the means over tasks of the outer loss and of the KL from the `old` policies, of `meta` adapted.
 
@@ -193,13 +208,15 @@ def loss_and_kl(
         meta: the meta-parameters.
         chunks: for some tasks each, the support of every inner step, then the query.
         old: for each chunk the policies that took the query.
+        join: joins what several processes with a share of the tasks found.
     """
     totals = []
     for (*supports, query), before in zip(chunks, old, strict=True):
         after = how.policy(how.adapt(meta, supports), query.observations)
         kl = (before.kl(after) * query.valid).sum()
         totals.append(torch.stack([surrogate(after, query).sum(), kl]))
-    loss, kl = torch.stack(totals).sum(0) / sum(len(query.valid) for *_, query in chunks)
+    means = torch.stack(totals).sum(0) / sum(len(query.valid) for *_, query in chunks)
+    loss, kl = join(means)
     return loss, kl
 
 
@@ -222,19 +239,23 @@ class TrustRegionUpdate:
         how: policy, learner and inner objective.
         meta: the meta-parameters to start from.
         settings: see `TRPO`.
+        join: joins what several processes with a share of the tasks found.
     """
 
-    def __init__(self, how: GradientAdaptation, meta: MetaParams, settings: TRPO) -> None:
+    def __init__(
+        self, how: GradientAdaptation, meta: MetaParams, settings: TRPO, join: Join = alone
+    ) -> None:
         self._how = how
         self._meta = meta
         self._settings = settings
+        self._join = join
 
     def step(
         self, supports: Sequence[PolicyBatch], query: PolicyBatch, progress: float
     ) -> tuple[MetaParams, dict[str, float | Tensor]]:
         """Take one step in the trust region that the settings have at `progress`."""
         self._meta, step = meta_trust_region_step(
-            self._how, self._meta, supports, query, self._settings.at(progress)
+            self._how, self._meta, supports, query, self._settings.at(progress), self._join
         )
         return self._meta, {
             "outer/kl": step.kl,

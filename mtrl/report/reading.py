@@ -29,6 +29,8 @@ __all__ = ["LoggedSession", "RunRecord", "read_run"]
 T = TypeVar("T")
 
 STEP_SIZES = "meta/step_sizes."
+ONLY_LEARNERS = {"recurrent": "rl2", "pearl": "pearl"}
+"""The learner of each kind of run that has no other, which its configuration therefore does not name."""
 MATRIX_START = b"# performance matrix:"
 
 
@@ -48,7 +50,7 @@ class RunRecord:
         directory: of the run, as it was named.
         name: what to call it.
         kind: as after `mtrl train`; None if the manifest is damaged.
-        settings: the configuration, flat: `learner.kind`.
+        settings: the configuration, flat: `learner.kind`, which is there too where a kind has one learner only.
         sessions: its start and its resumptions.
         metrics: every tag's series.
         timings: the same for what depends on the machine.
@@ -118,6 +120,9 @@ def read_run(directory: Path, name: str) -> RunRecord:
     nothing: dict[str, Any] = {}
     manifest = reader.attempt(read_manifest, MANIFEST, nothing)
     settings = reader.attempt(_read_settings, CONFIG, nothing)
+    kind = None if "kind" not in manifest else str(manifest["kind"])
+    if settings and kind in ONLY_LEARNERS:
+        settings = {**settings, "learner.kind": ONLY_LEARNERS[kind]}
     no_series: dict[str, Series] = {}
     no_episodes: dict[str, NDArray[np.float64]] = {}
     checkpoint = _newest(reader)
@@ -126,7 +131,7 @@ def read_run(directory: Path, name: str) -> RunRecord:
     return RunRecord(
         directory=directory,
         name=name,
-        kind=None if "kind" not in manifest else str(manifest["kind"]),
+        kind=kind,
         settings=settings,
         sessions=_sessions(reader, manifest),
         metrics=reader.attempt(read_metrics, METRICS, no_series),

@@ -23,7 +23,7 @@ from mtrl.checkpoint import CheckpointStore
 from mtrl.config import to_dict
 from mtrl.errors import MtrlError
 from mtrl.interrupts import Interrupted, Interrupts
-from mtrl.meta.kinds import KINDS
+from mtrl.meta.kinds import kind_of
 from mtrl.metrics import logged_seconds
 from mtrl.reproduce.experiment import Config
 from mtrl.runs import CHECKPOINTS, TIMINGS
@@ -59,7 +59,7 @@ class Training:
     @property
     def kind(self) -> str:
         """The kind of run."""
-        return next(kind.name for kind in KINDS.values() if isinstance(self.config, kind.config))
+        return kind_of(self.config).name
 
     @property
     def directory(self) -> Path:

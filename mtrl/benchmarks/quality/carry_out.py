@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from mtrl.benchmarks.quality.learners import default_settings
 from mtrl.benchmarks.quality.page import render_page
 from mtrl.benchmarks.quality.picture import Curves, draw_figure
 from mtrl.benchmarks.quality.plan import Entry, QualitySettings, entries_of, family_settings
-from mtrl.benchmarks.quality.scores import FamilyScores, to_csv, to_json, with_worst_for_diverged
+from mtrl.benchmarks.quality.scores import (
+    FamilyScores,
+    LearnerScores,
+    to_csv,
+    to_json,
+    with_worst_for_diverged,
+)
 from mtrl.benchmarks.quality.summary import FamilySummary, summarise
-from mtrl.benchmarks.quality.trainings import tested, training_curve, training_of
+from mtrl.benchmarks.quality.testing import tested
+from mtrl.benchmarks.quality.trainings import training_curve, training_of
 from mtrl.durable import replace_file, reporting
 from mtrl.figures import save
+from mtrl.meta.baselines import FineTune
 from mtrl.meta.supervised import SupervisedConfig
 from mtrl.reproduce.carry_out import require_figures
 from mtrl.reproduce.page import Part, Record
@@ -119,35 +128,53 @@ def compare_quality(settings: QualitySettings, place: QualityPlace) -> Written:
 
 def _family(work: _Work, settings: QualitySettings, name: str, folder: Path) -> FamilyScores:
     """Test all learners of a family on the same tasks."""
-    scores, tasks = {}, [""]
-    supervised = False
+    found: dict[str, LearnerScores] = {}
+    tasks: list[str] = []
+    supervised = isinstance(default_settings(name), SupervisedConfig)
     for learner in settings.learner_names:
         entries = work.of(name, learner)
         if not entries:
             continue
-        supervised = isinstance(entries[0].contender.config, SupervisedConfig)
         runs = [tested(entry, work.trainings.get(entry.name), folder) for entry in entries]
         tasks = [task.id for task in runs[0].tasks]
-        scores[learner] = np.stack([run.scores for run in runs])
+        found[learner] = LearnerScores(
+            values=np.stack([run.scores for run in runs]),
+            seen=entries[0].experience,
+            trained=[_trained(work, entry) for entry in entries],
+            searches=[run.search for run in runs if run.search is not None],
+        )
+    scores = {learner: each.values for learner, each in found.items()}
     filled, diverged = with_worst_for_diverged(scores, "lower" if supervised else "higher")
     return FamilyScores(
         family=name,
         score="error" if supervised else "return",
         tasks=tasks,
         seeds=list(settings.all_seeds),
-        scores=filled,
-        diverged=diverged,
+        learners={
+            learner: replace(each, values=filled[learner], diverged=diverged[learner])
+            for learner, each in found.items()
+        },
     )
 
 
+def _trained(work: _Work, entry: Entry) -> int:
+    """Return what an entry's training took: environment steps, or meta-iterations where there are none."""
+    training = work.trainings.get(entry.name)
+    return 0 if training is None else int(training_curve(training).done[-1])
+
+
 def _curves(work: _Work, settings: QualitySettings, family: str) -> Curves:
-    """Return curves over training of the learners that are trained and adapt, or are told the task."""
+    """Return curves over training of the learners that are tested as they were measured while they trained.
+
+    What fine-tuning logged is with another step size than the one that is chosen for it in the end.
+    """
     found = {}
     for learner in settings.learner_names:
         trained = [
             work.trainings[each.name]
             for each in work.of(family, learner)
-            if each.name in work.trainings and learner != "no-adaptation"
+            if each.name in work.trainings
+            and not isinstance(each.contender.config.learner, FineTune)
         ]
         if trained:
             found[learner] = [training_curve(training) for training in trained]

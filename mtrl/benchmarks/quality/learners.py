@@ -1,6 +1,7 @@
 """The learners that are compared, by name, and their settings on each family.
 
-A family that has no settings here gets the library's defaults, which train and are not tuned.
+A family that has no settings here gets the library's defaults, which train and are not tuned. The learners that
+adapt within a trial are in `mtrl.benchmarks.quality.trial_learners`.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from mtrl.benchmarks.quality.trial_learners import TRIAL_LEARNERS, trial_config
 from mtrl.envs.family import FewShotFamily
 from mtrl.envs.registry import get_family
 from mtrl.errors import UsageError
@@ -25,13 +27,14 @@ from mtrl.reproduce.adaptation import (
     HALFCHEETAH_VELOCITY,
     PENDULUM,
 )
+from mtrl.reproduce.experiment import Config
 from mtrl.reproduce.navigation import NAVIGATION_SETTINGS
 
-__all__ = ["LEARNERS", "Config", "Contender", "check_learners", "contender", "default_settings"]
+__all__ = ["LEARNERS", "Base", "Contender", "check_learners", "contender", "default_settings"]
 
 
-Config = SupervisedConfig | ReinforcementConfig
-"""Settings of the learners that are compared."""
+Base = SupervisedConfig | ReinforcementConfig
+"""MAML's settings on a family, from which those of the others follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +45,13 @@ class Contender:
         config: what it is trained with.
         trained: whether it is trained at all.
         adapting: whether it adapts at test.
+        tuned: whether the step size at test is chosen once training is over.
     """
 
     config: Config
     trained: bool = True
     adapting: bool = True
+    tuned: bool = False
 
 
 LEARNERS: Mapping[str, str] = MappingProxyType(
@@ -57,6 +62,8 @@ LEARNERS: Mapping[str, str] = MappingProxyType(
         "cavia": "CAVIA",
         "meta-sgd": "Meta-SGD",
         "reptile": "Reptile",
+        "rl2": "RL²",
+        "pearl": "PEARL",
         "fine-tune": "fine-tuning",
         "scratch": "from scratch",
         "no-adaptation": "no adaptation",
@@ -82,7 +89,7 @@ SINUSOID = SupervisedConfig(
 )
 """As the sinusoid tables of `mtrl reproduce`, with fewer iterations."""
 
-_SETTINGS: Mapping[str, Config] = MappingProxyType(
+_SETTINGS: Mapping[str, Base] = MappingProxyType(
     {
         "sinusoid": SINUSOID,
         "navigation2d": NAVIGATION_SETTINGS["MAML"],
@@ -121,7 +128,7 @@ def check_learners(names: tuple[str, ...]) -> None:
         raise UsageError(f"a learner comes twice in {', '.join(names)}; name each once")
 
 
-def default_settings(family: str) -> Config:
+def default_settings(family: str) -> Base:
     """Return MAML's settings on a family, from which those of the others follow.
 
     Raises:
@@ -134,36 +141,54 @@ def default_settings(family: str) -> Config:
     return ReinforcementConfig(family=family, learner=MAML(step_size=0.5))
 
 
-def contender(name: str, base: Config) -> Contender | None:
+def contender(name: str, base: Base, trial_episodes: int = 5) -> Contender | None:
     """Return the learner `name` on the family of `base`; None if it has no form there.
 
-    The step size is that of `base` for all that take MAML's steps. The learners without an inner loop get as
-    many samples per iteration as the others, as more tasks.
+    The step size is that of `base` for all that are meta-trained to take MAML's steps; those that are not get one
+    that is chosen for them. The learners without an inner loop get as many samples per iteration as the others,
+    as more tasks.
+
+    Args:
+        name: of the learner.
+        base: MAML's settings.
+        trial_episodes: of a trial, for the learners that adapt within one.
     """
     if name in _BASELINES:
         return _baseline(name, base)
-    if name == "reptile" and isinstance(base, ReinforcementConfig):
+    if isinstance(base, ReinforcementConfig):
+        if name == "reptile":
+            return None
+        if name in TRIAL_LEARNERS:
+            config = trial_config(name, base, trial_episodes)
+            return None if config is None else Contender(config=config)
+    elif name in TRIAL_LEARNERS:
         return None
     return Contender(config=_with(base, learner=_MAKERS[name](base)))
 
 
-def _with(base: Config, **changes: Any) -> Config:
-    changed: Config = replace(base, **changes)
+def _with(base: Base, **changes: Any) -> Base:
+    changed: Base = replace(base, **changes)
     return changed
 
 
-def _baseline(name: str, base: Config) -> Contender:
+def _baseline(name: str, base: Base) -> Contender:
     rounds = base.learner.inner_steps + 1
     tasks = base.tasks_per_batch * rounds
     if name == "oracle":
         return Contender(
             config=_with(base, learner=Oracle(), tasks_per_batch=tasks), adapting=False
         )
-    tuned = _with(base, learner=FineTune(**_steps(base)), tasks_per_batch=tasks)
-    return Contender(config=tuned, trained=name != "scratch", adapting=name != "no-adaptation")
+    # MAML's steps while it trains, which only its own curve shows: at test it takes those chosen for it.
+    joint = _with(base, learner=FineTune(**_steps(base)), tasks_per_batch=tasks)
+    return Contender(
+        config=joint,
+        trained=name != "scratch",
+        adapting=name != "no-adaptation",
+        tuned=name != "no-adaptation",
+    )
 
 
-def _steps(base: Config) -> dict[str, Any]:
+def _steps(base: Base) -> dict[str, Any]:
     """Return the step size of `base` and what becomes of it later, as several learners spell it."""
     learner = base.learner
     if isinstance(learner, MAML | ANIL | FineTune):
@@ -174,14 +199,14 @@ def _steps(base: Config) -> dict[str, Any]:
     return {}
 
 
-def _meta_sgd(base: Config) -> MetaSGD:
+def _meta_sgd(base: Base) -> MetaSGD:
     if base.family in _META_SGD:
         return _META_SGD[base.family]
     size = _steps(base).get("step_size", 0.1)
     return MetaSGD(initial_step_size=(size, size))
 
 
-_MAKERS: Mapping[str, Callable[[Config], Any]] = MappingProxyType(
+_MAKERS: Mapping[str, Callable[[Base], Any]] = MappingProxyType(
     {
         "maml": lambda base: MAML(**_steps(base)),
         "fomaml": lambda base: MAML(**_steps(base), first_order=True),

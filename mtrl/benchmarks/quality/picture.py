@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtrl.benchmarks.quality.learners import LEARNERS
+from mtrl.benchmarks.quality.scores import FamilyScores
 from mtrl.benchmarks.quality.summary import FamilySummary
 from mtrl.benchmarks.quality.trainings import Curve
 from mtrl.figure_style import GREY, INK, MARKERS, PALETTE, dress, legend_below, new_figure
@@ -48,17 +49,61 @@ def _look(learner: str) -> dict[str, Any]:
 
 
 def _adaptation(axes: "Axes", summary: FamilySummary) -> None:
+    family = summary.family
+    by_steps = family.score == "error"
     for learner, curve in summary.iqm.items():
-        place, look = np.arange(len(curve)), _look(learner)
+        look = _look(learner)
+        # On supervised families all steps are on the same points.
+        place = (
+            np.arange(len(curve)) if by_steps else np.array(_places(family, learner, len(curve)))
+        )
         low, high = ([getattr(i, name) for i in curve] for name in ("low", "high"))
         axes.fill_between(place, low, high, color=look["color"], alpha=0.13, lw=0)
         marker = MARKERS[_ORDER.index(learner) % len(MARKERS)]
         estimates = [i.estimate for i in curve]
         axes.plot(place, estimates, marker=marker, ms=4, lw=1.5, label=LEARNERS[learner], **look)
-    axes.locator_params(axis="x", integer=True)
-    family = summary.family
+    if by_steps:
+        axes.locator_params(axis="x", integer=True)
+    else:
+        _logarithmic_counts(
+            axes, sorted({n for each in family.learners.values() for n in each.seen})
+        )
     label = f"{family.score} ({family.better} is better), IQM"
-    dress(axes, title=f"{family.family}: adaptation", xlabel="adaptation steps", ylabel=label)
+    unit = "adaptation steps" if by_steps else "episodes of the task seen"
+    dress(axes, title=f"{family.family}: adaptation", xlabel=unit, ylabel=label)
+
+
+def _places(family: FamilyScores, learner: str, points: int) -> Sequence[float]:
+    """Return where the scores of a learner are drawn: those that see nothing go along the whole axis."""
+    seen = family.learners[learner].seen
+    if seen[-1]:
+        return seen
+    longest = max(each.seen[-1] for each in family.learners.values())
+    return [longest * point / (points - 1) for point in range(points)]
+
+
+def _logarithmic_counts(axes: "Axes", counts: Sequence[int]) -> None:
+    """Make the x axis logarithmic from 1 on, with 0 on it, and mark `counts` that do not collide."""
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    kept: list[int] = []
+    for count in counts:
+        if not kept or count >= 1.6 * kept[-1] or count == counts[-1]:
+            kept.append(count)
+    axes.set_xticks(kept, [f"{count}" for count in kept])
+    axes.minorticks_off()
+
+
+def _logarithmic_steps(axes: "Axes") -> None:
+    """Make the x axis logarithmic, as off-policy learners take a fraction of the others' steps."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    # Short of two decades, those alone would be one mark or none.
+    marks = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(10.0, subs=marks))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _learning(axes: "Axes", summary: FamilySummary, curves: Curves) -> None:
@@ -69,10 +114,13 @@ def _learning(axes: "Axes", summary: FamilySummary, curves: Curves) -> None:
         after = np.array([run.scores[:, -1] for run in runs])
         look = _look(learner)
         axes.fill_between(done, after.min(0), after.max(0), color=look["color"], alpha=0.13, lw=0)
-        axes.plot(done, after.mean(0), lw=1.5, **look)
-    unit = "environment steps" if family.score == "return" else "meta-iterations"
-    title = f"after {family.steps} steps, while it trains"
-    dress(axes, title=title, xlabel=unit, ylabel=family.score)
+        # A line of one point is none.
+        marker = "o" if len(done) == 1 else ""
+        axes.plot(done, after.mean(0), marker=marker, ms=4, lw=1.5, **look)
+    if family.score == "return" and curves:
+        _logarithmic_steps(axes)
+    title = "after the last step, while it trains"
+    dress(axes, title=title, xlabel=family.trained_unit, ylabel=family.score)
 
 
 def _profile(axes: "Axes", summary: FamilySummary) -> None:

@@ -28,11 +28,11 @@ class FamilySummary:
     Attributes:
         family: its scores.
         iqm: by learner, interquartile mean over runs and tasks after 0, 1, ... adaptation steps.
-        mean: by learner, mean after the last step.
-        improvement: by learner, the chance that a run of it scores better than one of the reference after the
-            last step; the reference is left out.
+        mean: by learner, mean after its last step.
+        improvement: by learner, the chance that a run of it scores better than one of the reference, each after
+            its last step; the reference is left out.
         reference: the learner compared with.
-        profiles: by learner, after the last step, over scores of which higher ones are better.
+        profiles: by learner, after its last step, over scores of which higher ones are better.
     """
 
     family: FamilyScores
@@ -51,14 +51,14 @@ def summarise(family: FamilyScores, reference: str, seed: int) -> FamilySummary:
         reference: learner to compare with; the first if it is not there.
         seed: of the resamples; each number has a stream of its own.
     """
-    reference = reference if reference in family.scores else next(iter(family.scores))
-    last = family.steps
+    learners = family.learners
+    reference = reference if reference in learners else next(iter(learners))
 
     def rng(what: str) -> np.random.Generator:
         return numpy_generator(seed, f"quality {family.family} {what}")
 
     def interval(learner: str, steps: int, *, plain: bool = False) -> Interval:
-        values = family.scores[learner][:, :, steps]
+        values = learners[learner].values[:, :, steps]
         statistic = (lambda x: x.mean((-2, -1))) if plain else iqm
         return stratified_interval(values, rng(f"{learner} {steps} {plain}"), statistic)
 
@@ -66,31 +66,31 @@ def summarise(family: FamilyScores, reference: str, seed: int) -> FamilySummary:
     return FamilySummary(
         family=family,
         iqm={
-            learner: tuple(interval(learner, steps) for steps in range(last + 1))
-            for learner in family.scores
+            name: tuple(interval(name, steps) for steps in range(each.values.shape[2]))
+            for name, each in learners.items()
         },
-        mean={learner: interval(learner, last, plain=True) for learner in family.scores},
+        mean={name: interval(name, -1, plain=True) for name in learners},
         improvement={
-            learner: probability_of_improvement(
-                family.upwards(learner, last),
-                family.upwards(reference, last),
-                rng(f"{learner} against {reference}"),
+            name: probability_of_improvement(
+                family.last_upwards(name),
+                family.last_upwards(reference),
+                rng(f"{name} against {reference}"),
             )
-            for learner in family.scores
-            if learner != reference
+            for name in learners
+            if name != reference
         },
         reference=reference,
         profiles={
-            learner: performance_profile(
-                family.upwards(learner, last), thresholds, rng(f"{learner} profile"), resamples=500
+            name: performance_profile(
+                family.last_upwards(name), thresholds, rng(f"{name} profile"), resamples=500
             )
-            for learner in family.scores
+            for name in learners
         },
     )
 
 
 def _thresholds(family: FamilyScores) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Return levels between all but the worst hundredth of the last scores, and all but the best."""
-    last = np.concatenate([family.upwards(name, family.steps).ravel() for name in family.scores])
+    last = np.concatenate([family.last_upwards(name).ravel() for name in family.learners])
     low, high = np.quantile(last, [0.02, 0.995])
     return np.linspace(low, high, PROFILE_POINTS)
