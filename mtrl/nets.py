@@ -127,7 +127,7 @@ def _beside(inputs: Tensor, context: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ConvNet:
-    """Convolutions for few-shot images (Vinyals et al. 2016, section 4.1.2): blocks of a 3x3 convolution, batch
+    """Convolutions for few-shot images (Vinyals et al. 2016, section 4.1): blocks of a 3x3 convolution, batch
     normalisation, ReLU and 2x2 max pooling, and a linear layer on what they leave.
 
     Images are normalised by the statistics of the batch that they come in, in training and at test: what is

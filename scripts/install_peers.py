@@ -117,14 +117,22 @@ INSTALLERS: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> None:
-    """Install the peers that are named, or all."""
+    """Install the peers that are named, or all; one that does not install does not keep the others from it."""
     parser = argparse.ArgumentParser(description="Install what mtrl is compared with.")
     parser.add_argument("peers", nargs="*", choices=[[], *INSTALLERS], metavar="PEER")
     parser.add_argument("--folder", type=Path, default=PEERS, help="below which they go")
     options = parser.parse_args()
+    failed = []
     for name in options.peers or INSTALLERS:
-        INSTALLERS[name](options.folder / name)
-        print(f"{name} is in {options.folder / name}")
+        try:
+            INSTALLERS[name](options.folder / name)
+        except subprocess.CalledProcessError as error:
+            print(f"{name} does not install: {error}", file=sys.stderr)
+            failed.append(name)
+        else:
+            print(f"{name} is in {options.folder / name}")
+    if failed:
+        sys.exit(f"not installed: {', '.join(failed)}; tests and benchmarks leave them out")
 
 
 if __name__ == "__main__":

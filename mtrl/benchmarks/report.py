@@ -79,13 +79,19 @@ def table(rows: Sequence[Row]) -> str:
             f"{statistics.median(row.speedups):.1f} ({_range(row.speedups)})",
             "-" if row.memory is None else f"{row.memory:,.1f}",
             f"{row.first:,.1f}",
-            *(["-" if row.rate is None else f"{row.rate:,.0f}"] * rated),
+            *([_rate(row.rate)] * rated),
         )
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     rules = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     return "\n".join(_line(line, widths) for line in (columns, rules, *cells))
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from mtrl.benchmarks.report import Agreement
 __all__ = ["LOOP", "agreements", "difference"]
 
 EXACT, SINGLE = 1e-10, 1e-4
+SMALL_TASKS, SMALL_SIDE = 5, 28
 LOOP = "loop over tasks (ours)"
 Arrays = Sequence[NDArray[np.float64]]
 
@@ -42,16 +43,16 @@ def _gradient(problem: Problem, compiled: bool) -> list[NDArray[np.float64]]:
 
 
 def _meta_gradients(problem: Problem, settings: AdaptationSettings) -> list[Agreement]:
-    exact = replace(problem, tasks=5, precision="float64")
+    exact = replace(problem, tasks=SMALL_TASKS, side=SMALL_SIDE, precision="float64")
     ours = _gradient(exact, compiled=False)
-    what = f"meta-gradients of {replace(problem, tasks=5, precision='float32').title}, mtrl and"
+    what = f"meta-gradients of {replace(exact, precision='float32').title}, mtrl and"
     found = []
     for library in find_peers(exact, settings.peer_names, settings.peer_folder):
         with PeerProcess(library, exact, settings.peer_folder) as peer:
             apart = difference(ours, peer.gradient())
             name = peer.name
         found.append(Agreement(what=f"{what} {name}, float64", difference=apart, tolerance=EXACT))
-    if settings.compiled:
+    if settings.compiles(problem):
         single = _gradient(replace(exact, precision="float32"), compiled=True)
         found.append(
             Agreement(

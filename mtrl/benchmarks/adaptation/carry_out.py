@@ -6,8 +6,13 @@ from pathlib import Path
 from mtrl.benchmarks.adaptation.agreement import agreements
 from mtrl.benchmarks.adaptation.page import Measured, draw_figure, render_page, write_hparams
 from mtrl.benchmarks.adaptation.processes import PEERS
-from mtrl.benchmarks.adaptation.settings import AdaptationSettings, problems_of
+from mtrl.benchmarks.adaptation.settings import (
+    AdaptationSettings,
+    memory_problems_of,
+    problems_of,
+)
 from mtrl.benchmarks.adaptation.timing import (
+    measure_limits,
     measure_memory,
     measure_navigation,
     measure_problem,
@@ -17,6 +22,7 @@ from mtrl.benchmarks.report import csv_text
 from mtrl.durable import replace_file, reporting
 from mtrl.errors import MtrlError
 from mtrl.figures import save
+from mtrl.progress import Progress
 from mtrl.reproduce.carry_out import require_figures
 
 __all__ = ["Output", "measure_adaptation"]
@@ -46,25 +52,44 @@ def measure_adaptation(
     """
     if folder is not None:
         require_figures()
-    checked = agreements(settings)
-    wrong = [str(each) for each in checked if not each.holds]
-    if wrong:
-        raise MtrlError(f"results disagree, and nothing is timed: {'; '.join(wrong)}")
-    rows, splits, memory = [], [], []
-    for problem in problems_of(settings):
-        rows += measure_problem(problem, settings)
-        splits.append(split_of(problem, settings))
-        memory += measure_memory(problem, settings) if settings.memory else []
-    if settings.navigation:
-        more, split = measure_navigation(settings)
-        rows += more
-        splits.append(split)
-    missing = [n for n in settings.peer_names if not PEERS[n].is_there(settings.peer_folder)]
-    measured = Measured(
-        agreements=checked, rows=rows, splits=splits, memory=memory, missing=missing
-    )
+    measured = _measure(settings)
     text = render_page(measured, settings, command)
     return Output(text=text, files=_write(folder, measured, settings, text) if folder else ())
+
+
+def _measure(settings: AdaptationSettings) -> Measured:
+    problems = problems_of(settings)
+    sizes = memory_problems_of(settings) if settings.memory else []
+    rows, splits, limits, memory = [], [], [], []
+    total = 1 + len(problems) + len(sizes) + settings.navigation
+    with Progress(total, label="measurements") as progress:
+        checked = agreements(settings)
+        wrong = [str(each) for each in checked if not each.holds]
+        if wrong:
+            raise MtrlError(f"results disagree, and nothing is timed: {'; '.join(wrong)}")
+        progress.advance()
+        for problem in problems:
+            times = measure_problem(problem, settings)
+            rows += times
+            splits.append(split_of(problem, settings))
+            limits += measure_limits(problem, times, settings)
+            progress.advance()
+        for problem in sizes:
+            memory += measure_memory(problem, settings)
+            progress.advance()
+        if settings.navigation:
+            more, split = measure_navigation(settings)
+            rows += more
+            splits.append(split)
+            progress.advance()
+    return Measured(
+        agreements=checked,
+        rows=rows,
+        splits=splits,
+        limits=limits,
+        memory=memory,
+        missing=[n for n in settings.peer_names if not PEERS[n].is_there(settings.peer_folder)],
+    )
 
 
 def _write(

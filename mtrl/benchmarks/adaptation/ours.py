@@ -19,7 +19,7 @@ Step = Callable[[], Any]
 def meta_step(problem: Problem, compiled: bool) -> Step:
     """Return a meta-step: gradient and Adam."""
     how, meta, points = problem.how, problem.start(), problem.points()
-    gradient = MetaGradient(how.learner, how.loss, compiled=compiled)
+    gradient = MetaGradient(how.learner, how.loss, chunk=problem.chunk, compiled=compiled)
     update = AdamUpdate(meta, problem.learning_rate)
     return lambda: update.step(gradient(meta, points).gradient, problem.learning_rate)
 
@@ -27,7 +27,7 @@ def meta_step(problem: Problem, compiled: bool) -> Step:
 def gradient_of(problem: Problem, compiled: bool) -> Mapping[str, Tensor]:
     """Return the meta-gradient by name, parameters first."""
     how = problem.how
-    gradient = MetaGradient(how.learner, how.loss, compiled=compiled)
+    gradient = MetaGradient(how.learner, how.loss, chunk=problem.chunk, compiled=compiled)
     found: Mapping[str, Tensor] = gradient(problem.start(), problem.points()).gradient
     return found
 

@@ -8,19 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtrl.benchmarks.adaptation.limit import Limit
 from mtrl.benchmarks.adaptation.settings import AdaptationSettings
-from mtrl.benchmarks.adaptation.timing import Memory, Split
+from mtrl.benchmarks.adaptation.timing import COMPILED, OURS, OURSELVES, Memory, Split
 from mtrl.benchmarks.report import Agreement, Row, table
 from mtrl.config import to_dict
-from mtrl.figure_style import MARKERS, PALETTE, dress, legend_below, new_figure
+from mtrl.figure_style import (
+    GREY,
+    INK,
+    MARKERS,
+    MEDIUM,
+    PALETTE,
+    dress,
+    legend_below,
+    small_multiples,
+)
 from mtrl.reproduce.page import bullets, markdown_table
 from mtrl.tracking import Tracker
 from mtrl.versions import library_versions
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Measured", "draw_figure", "render_page", "write_hparams"]
+
+
+Points = dict[str, list[tuple[int, float]]]
+"""By variant: (number of tasks, adaptations per second)."""
+Panels = dict[str, Points]
+"""By work without its number of tasks."""
+Looks = dict[str, tuple[str, str]]
+"""By variant: colour and marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +50,7 @@ class Measured:
         agreements: of results.
         rows: time of every variant of every work.
         splits: what our meta-iterations' time goes into.
+        limits: how far our meta-steps are from what the machine can do.
         memory: of meta-steps.
         missing: peers that are not installed.
     """
@@ -38,6 +58,7 @@ class Measured:
     agreements: Sequence[Agreement]
     rows: Sequence[Row] = ()
     splits: Sequence[Split] = ()
+    limits: Sequence[Limit] = ()
     memory: Sequence[Memory] = ()
     missing: Sequence[str] = ()
 
@@ -65,6 +86,7 @@ def render_page(measured: Measured, settings: AdaptationSettings, command: str) 
         ),
         table(measured.rows),
         *_splits(measured, clock),
+        *_limits(measured, clock),
         *_memory(measured),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -95,6 +117,31 @@ def _splits(measured: Measured, clock: str) -> Iterable[str]:
     )
 
 
+def _limits(measured: Measured, clock: str) -> Iterable[str]:
+    if not measured.limits:
+        return
+    yield "## How far from the limit"
+    yield (
+        "Floating-point operations of the matrix products and convolutions of one of our meta-steps, per second of "
+        f"{clock} time, against those of one large matrix product in the same run and precision. All other arithmetic "
+        "takes time and is not counted: activations, normalisation, sums, inner steps, Adam."
+    )
+    yield markdown_table(
+        ["work", "variant", "million operations", "10^9 per second", "matrix product", "share"],
+        [
+            [
+                each.work,
+                each.variant,
+                f"{each.operations / 1e6:,.1f}",
+                f"{each.rate / 1e9:,.1f}",
+                f"{each.peak / 1e9:,.1f}",
+                f"{each.share:.0%}",
+            ]
+            for each in measured.limits
+        ],
+    )
+
+
 def _memory(measured: Measured) -> Iterable[str]:
     if not measured.memory:
         return
@@ -118,39 +165,63 @@ def _memory(measured: Measured) -> Iterable[str]:
     )
 
 
-def _panels(measured: Measured) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return by work without its number of tasks, by variant: adaptations per second at numbers of tasks."""
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+def _panels(measured: Measured) -> Panels:
+    panels: Panels = {}
     for row in measured.rows:
         if row.tasks is None or row.rate is None or ", " not in row.work:
             continue
-        title, tasks = re.sub(r", \d+ tasks", "", row.work), re.search(r"(\d+) tasks", row.work)
-        if tasks is not None:
-            variants = panels.setdefault(title, {})
-            variants.setdefault(row.variant, []).append((int(tasks[1]), row.rate))
+        variants = panels.setdefault(re.sub(r", \d+ tasks", "", row.work), {})
+        points = variants.setdefault(row.variant, [])
+        # Adapting to one task is the same work beside any number of others: its first measurement is shown.
+        if row.tasks not in dict(points):
+            points.append((row.tasks, row.rate))
     return panels
 
 
 def draw_figure(measured: Measured) -> "Figure | None":
-    """Return adaptations per second against the number of tasks, a panel a work; None if there is none."""
+    """Return adaptations per second by variant, a panel a work; None if there is none.
+
+    They are drawn against the number of tasks, or as bars where only one number was measured.
+    """
     panels = _panels(measured)
     if not panels:
         return None
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(1.0 + 3.6 * columns, 0.9 + 3.0 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for unused in grid[len(panels) :]:
-        unused.set_visible(False)
-    for axes, (title, variants) in zip(grid, panels.items(), strict=False):
-        for i, (name, points) in enumerate(variants.items()):
-            x, y = zip(*sorted(points), strict=True)
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-            axes.plot(x, y, color=colour, marker=marker, ms=5, lw=1.6, label=name)
-        axes.set(xscale="log", yscale="log")
-        dress(axes, title=title, xlabel="tasks in a step", ylabel="adaptations per second")
-    legend_below(figure, max(grid[: len(panels)], key=lambda axes: len(axes.lines)))
+    figure, grid = small_multiples(len(panels), 4.2, 3.0, per_row=3)
+    looks = _looks(panels)
+    for axes, (title, variants) in zip(grid, panels.items(), strict=True):
+        tasks = sorted({count for points in variants.values() for count, _ in points})
+        (_draw_lines if len(tasks) > 1 else _draw_bars)(axes, variants, looks, tasks)
+        axes.set_title(title, fontsize=MEDIUM, color=INK)
+    legend_below(figure, max(grid, key=lambda axes: len(axes.get_legend_handles_labels()[1])))
     return figure
+
+
+def _draw_lines(axes: "Axes", variants: Points, looks: Looks, tasks: Sequence[int]) -> None:
+    for name, points in variants.items():
+        x, y = zip(*sorted(points), strict=True)
+        colour, marker = looks[name]
+        axes.plot(x, y, color=colour, marker=marker, ms=5, lw=1.6, label=name)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(tasks, list(map(str, tasks)))
+    axes.minorticks_off()
+    dress(axes, xlabel="tasks in a step", ylabel="adaptations per second")
+
+
+def _draw_bars(axes: "Axes", variants: Points, looks: Looks, tasks: Sequence[int]) -> None:
+    for place, (name, points) in enumerate(variants.items()):
+        axes.barh(-place, points[0][1], color=looks[name][0], label=name)
+    axes.set_yticks([])
+    dress(axes, xlabel=f"adaptations per second, {tasks[0]} task{'s' * (tasks[0] > 1)} in a step")
+
+
+def _looks(panels: Panels) -> Looks:
+    """Return how variants look: the same in all panels, and ours dark."""
+    names = dict.fromkeys(name for variants in panels.values() for name in variants)
+    peers = [name for name in names if name not in OURSELVES]
+    looks = {
+        name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(peers)
+    }
+    return looks | {OURS: (INK, "o"), COMPILED: (GREY, "s")}
 
 
 def write_hparams(folder: Path, measured: Measured, settings: AdaptationSettings) -> None:
@@ -164,7 +235,7 @@ def write_hparams(folder: Path, measured: Measured, settings: AdaptationSettings
         if row.rate is not None:
             metrics["benchmark/adaptations_per_second"] = row.rate
         slug = re.sub(r"[^a-z0-9]+", "-", f"{row.work} {row.variant}".lower()).strip("-")
-        shared = ("device", "precision", "threads", "shots")
+        shared = ("device", "precision", "threads")
         told = {name: value for name, value in to_dict(settings).items() if name in shared}
         tracker = Tracker(folder / f"{number:03}-{slug}"[:120])
         tracker.hparams({"work": row.work, "variant": row.variant, **told}, metrics)

@@ -1,7 +1,9 @@
 """The meta-step that is measured: a network, a learner, points of some tasks, all given and the same for all.
 
 Work "sinusoid" is few-shot regression of waves by 1-40-40-1 with ReLU, work "policy" a policy's size, 39-64-64-4 with
-tanh on random points. The outer loss is the mean squared error on the query points, the outer update Adam.
+tanh on random points; the loss is the mean squared error. Work "images" tells 5 classes of random images apart by the
+convolutional network of learn2learn's examples, 4 blocks of 32 filters; the loss is the cross entropy. The outer update
+is Adam.
 """
 
 from collections.abc import Mapping
@@ -24,17 +26,27 @@ from mtrl.meta.gradient import FewShotTensors
 from mtrl.meta.maml import MAML, MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
-from mtrl.nets import MLP, Activation
+from mtrl.nets import MLP, Activation, ConvNet
 
-__all__ = ["LEARNERS", "NETWORKS", "LearnerName", "Precision", "Problem", "WorkName"]
+__all__ = [
+    "IMAGES",
+    "LEARNERS",
+    "NETWORKS",
+    "LearnerName",
+    "Precision",
+    "Problem",
+    "WorkName",
+]
 
-WorkName = Literal["sinusoid", "policy"]
+WorkName = Literal["sinusoid", "policy", "images"]
 LearnerName = Literal["maml", "fomaml", "anil", "cavia", "meta-sgd"]
 Precision = Literal["float32", "float64", "bfloat16"]
 LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
 NETWORKS: Mapping[WorkName, tuple[tuple[int, ...], Activation]] = MappingProxyType(
     {"sinusoid": ((1, 40, 40, 1), "relu"), "policy": ((39, 64, 64, 4), "tanh")}
 )
+IMAGES: WorkName = "images"
+CLASSES, CHANNELS, QUERY_SHOTS = 5, 3, 15
 STEP_SIZE = 0.01
 
 
@@ -49,7 +61,9 @@ class Problem:
     tasks: int = 32
     """Tasks per meta-step."""
     shots: int = 10
-    """Support points per task, and as many query points."""
+    """Support points per task, and as many query points; of images, support images per class, beside 15 to query."""
+    side: int = 84
+    """Height and width of images, in pixels."""
     inner_steps: int = 1
     """Inner steps."""
     precision: Precision = "float32"
@@ -62,8 +76,8 @@ class Problem:
     """Of the outer Adam."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "tasks", "shots", "inner_steps", "threads", "learning_rate")
-        for name, choices in (("work", NETWORKS), ("learner", LEARNERS)):
+        check_positive(self, "tasks", "shots", "side", "inner_steps", "threads", "learning_rate")
+        for name, choices in (("work", get_args(WorkName)), ("learner", LEARNERS)):
             if getattr(self, name) not in choices:
                 raise UsageError(
                     f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
@@ -85,10 +99,21 @@ class Problem:
 
     @property
     def how(self) -> FewShotAdaptation:
-        """Our network and learner."""
+        """Our network, learner and error."""
         learner = self._learner
+        if self.work == IMAGES:
+            return FewShotAdaptation(self._images, learner, "cross-entropy")
         sizes, activation = NETWORKS[self.work]
         return FewShotAdaptation(MLP(sizes, activation, context=context_size(learner)), learner)
+
+    @property
+    def _images(self) -> ConvNet:
+        return ConvNet((CHANNELS, self.side, self.side), CLASSES)
+
+    @property
+    def chunk(self) -> int:
+        """Tasks that our meta-step works on at once: one where convolutions of several are not faster."""
+        return 1 if self.work == IMAGES and self.device == "cpu" else 64
 
     @property
     def _learner(self) -> MetaLearner:
@@ -110,7 +135,7 @@ class Problem:
         )
 
     def points(self) -> FewShotTensors:
-        """Return support x and y, query x and y, each (tasks, shots, size)."""
+        """Return support x and y, query x and y, each (tasks, points, ...); of images, y is 1 for the class."""
         return [part.to(self.device, self.dtype) for part in self._drawn()]
 
     def _drawn(self) -> list[torch.Tensor]:
@@ -120,9 +145,19 @@ class Problem:
             params = family.sample_params(self.tasks, np.random.default_rng(0), "train")
             support, query = family.draw(params, self.shots, self.shots, generator)
             return [*support, *query]
+        if self.work == IMAGES:
+            drawn = (self._drawn_images(each, generator) for each in (self.shots, QUERY_SHOTS))
+            return [part for points in drawn for part in points]
         (inputs, *_, outputs), _ = NETWORKS[self.work]
         sizes = (inputs, outputs, inputs, outputs)
         return [torch.randn(self.tasks, self.shots, size, generator=generator) for size in sizes]
+
+    def _drawn_images(
+        self, shots: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (self.tasks, CLASSES * shots, CHANNELS, self.side, self.side)
+        classes = torch.eye(CLASSES).repeat(self.tasks, shots, 1)
+        return torch.randn(shape, generator=generator), classes
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """Return start and points as other libraries get them: p0, p1, ... a0, a1, ... and the four parts."""
@@ -138,6 +173,8 @@ class Problem:
 
     def described(self, folder: Path) -> dict[str, Any]:
         """Return what another library is told beside the arrays; `folder` is its own."""
+        told = {"dtype": self.precision, "folder": str(folder), "step_size": STEP_SIZE}
+        if self.work == IMAGES:
+            return {**asdict(self), **told, **asdict(self._images)}
         sizes, activation = NETWORKS[self.work]
-        network = {"sizes": sizes, "activation": activation, "step_size": STEP_SIZE}
-        return {**asdict(self), **network, "dtype": self.precision, "folder": str(folder)}
+        return {**asdict(self), **told, "sizes": sizes, "activation": activation}

@@ -8,13 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtrl.benchmarks.adaptation.peers import worker
-from mtrl.benchmarks.adaptation.problem import LearnerName, Problem
+from mtrl.benchmarks.adaptation.problem import LearnerName, Problem, WorkName
 from mtrl.errors import MtrlError
 
 __all__ = ["PEERS", "Library", "PeerProcess", "find_peers"]
@@ -30,6 +30,7 @@ class Library:
         name: of its folder, too.
         module: beside `worker.py`.
         learners: that it has.
+        works: that it takes part in.
         own_environment: whether it has a Python of its own; otherwise it is run by ours.
         installed: a file in its folder that is there when it is; None if it needs nothing.
     """
@@ -37,8 +38,10 @@ class Library:
     name: str
     module: str
     learners: tuple[LearnerName, ...] = _ALL
+    works: tuple[WorkName, ...] = get_args(WorkName)
     own_environment: bool = True
-    installed: str | None = "bin/python"
+    # Written last: an environment that is half made has its Python.
+    installed: str | None = "installed.txt"
 
     def folder(self, peers: Path) -> Path:
         """Return its folder."""
@@ -67,7 +70,8 @@ PEERS = MappingProxyType(
             ),
             Library(name="torchopt", module="by_torchopt", learners=("maml", "meta-sgd")),
             Library(name="higher", module="by_higher", learners=("maml", "meta-sgd")),
-            Library(name="jax", module="by_jax"),
+            # Not images: `vmap` makes grouped convolutions of theirs, which take XLA 15 s a step on a CPU.
+            Library(name="jax", module="by_jax", works=("sinusoid", "policy")),
             Library(name="loop", module="by_loop", own_environment=False, installed=None),
         )
     }
@@ -76,11 +80,10 @@ PEERS = MappingProxyType(
 
 
 def find_peers(problem: Problem, wanted: tuple[str, ...], peers: Path) -> list[Library]:
-    """Return the libraries among `wanted` that are installed and have the learner of `problem`."""
+    """Return the libraries among `wanted` that are installed and have the learner and the work of `problem`."""
+    found = (PEERS[name] for name in wanted if PEERS[name].is_there(peers))
     return [
-        PEERS[name]
-        for name in wanted
-        if PEERS[name].is_there(peers) and problem.learner in PEERS[name].learners
+        each for each in found if problem.learner in each.learners and problem.work in each.works
     ]
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 
 from mtrl.benchmarks.adaptation import navigation, pytorch_maml_rl
 from mtrl.benchmarks.adaptation.agreement import LOOP
+from mtrl.benchmarks.adaptation.limit import Limit, limits_of, matrix_product
 from mtrl.benchmarks.adaptation.ours import adapting, inner_only, meta_step, sampling
 from mtrl.benchmarks.adaptation.peers.worker import turn
 from mtrl.benchmarks.adaptation.problem import Problem
@@ -28,9 +29,20 @@ from mtrl.benchmarks.measure import (
 )
 from mtrl.benchmarks.report import Row
 
-__all__ = ["Memory", "Split", "measure_memory", "measure_navigation", "measure_problem", "split_of"]
+__all__ = [
+    "COMPILED",
+    "OURS",
+    "OURSELVES",
+    "Memory",
+    "Split",
+    "measure_limits",
+    "measure_memory",
+    "measure_navigation",
+    "measure_problem",
+    "split_of",
+]
 
-OURS, COMPILED = "mtrl", "mtrl, compiled"
+OURSELVES = OURS, COMPILED = "mtrl", "mtrl, compiled"
 WORKS = {"train": "meta-step", "adapt": "adapt to all", "adapt one": "adapt to one"}
 
 
@@ -76,9 +88,9 @@ def measure_problem(problem: Problem, settings: AdaptationSettings) -> list[Row]
             for peer in peers:
                 firsts[peer.name] = peer.first(work)
                 variants[peer.name] = partial(peer.turn, work)
-            for name, make in _ours(problem, work, compiled=settings.compiled).items():
+            for name, make in _ours(problem, work, compiled=settings.compiles(problem)).items():
                 firsts[name], variants[name] = _ready(make, problem.device)
-            times = take_turns(variants, settings.turns, settings.seconds)
+            times = take_turns(variants, settings.turns_of(problem), settings.seconds)
             ratios = speedups(times, next(iter(variants)), wall=settings.by_wall)
             rows += [
                 Row(
@@ -125,7 +137,7 @@ def split_of(problem: Problem, settings: AdaptationSettings) -> Split:
     for step in steps.values():
         step()
     wait = synchronizer(problem.device)
-    times = interleaved(steps, settings.turns, settings.seconds, wait)
+    times = interleaved(steps, settings.turns_of(problem), settings.seconds, wait)
     seconds = {
         name: statistics.median(each[settings.by_wall] for each in turns)
         for name, turns in times.items()
@@ -135,17 +147,28 @@ def split_of(problem: Problem, settings: AdaptationSettings) -> Split:
     return Split(work=title, sampling=seconds["sampling"], inner=seconds["inner"], outer=outer)
 
 
+def measure_limits(
+    problem: Problem, rows: Sequence[Row], settings: AdaptationSettings
+) -> list[Limit]:
+    """Return how far our variants of the meta-step are from the machine's limit; `rows` are the problem's times."""
+    product, wait = matrix_product(problem), synchronizer(problem.device)
+    product()
+    turns = interleaved({"": product}, settings.turns, settings.seconds, wait)[""]
+    seconds = statistics.median(each[settings.by_wall] for each in turns)
+    steps = [
+        row for row in rows if row.work.startswith(WORKS["train"]) and row.variant in OURSELVES
+    ]
+    return limits_of(problem, steps, seconds)
+
+
 def measure_memory(problem: Problem, settings: AdaptationSettings) -> list[Memory]:
-    """Return the memory of a meta-step by variant and number of inner steps."""
+    """Return the memory of a meta-step by variant."""
+    here = partial(Memory, work=problem.title, tasks=problem.tasks, inner_steps=problem.inner_steps)
     found = []
-    for steps in settings.memory_inner_steps:
-        sized = replace(problem, inner_steps=steps)
-        here = partial(Memory, work=sized.title, tasks=sized.tasks, inner_steps=steps)
-        for library in find_peers(sized, settings.peer_names, settings.peer_folder):
-            with PeerProcess(library, sized, settings.peer_folder) as peer:
-                found.append(here(variant=peer.name, mib=peer.memory("train")))
-        found.append(here(variant=OURS, mib=_own_memory(sized)))
-    return found
+    for library in find_peers(problem, settings.peer_names, settings.peer_folder):
+        with PeerProcess(library, problem, settings.peer_folder) as peer:
+            found.append(here(variant=peer.name, mib=peer.memory("train")))
+    return [*found, here(variant=OURS, mib=_own_memory(problem))]
 
 
 def _own_memory(problem: Problem) -> float | None:

@@ -18,14 +18,23 @@ class _TorchOpt:
         self.version = str(self._library.__version__)
         self._problem, self._step_size = problem, step_size
         self.synchronize = problem.synchronize
+        self._order = self._order_of_parameters()
+
+    def _order_of_parameters(self) -> list[int]:
+        """Return where among the network's parameters those stand that an optimiser meets, in its order."""
+        network, pytree = self._problem.network, importlib.import_module("torchopt.pytree")
+        (containers,) = self._library.MetaSGD(network, lr=1.0).param_containers_groups
+        places = {id(value): i for i, value in enumerate(network.parameters())}
+        return [places[id(value)] for value in pytree.tree_leaves(containers)]
 
     def _optimizer(self) -> Any:
         network, library = self._problem.network, self._library
         if not self._problem.learns_step_sizes:
             return library.MetaSGD(network, lr=self._step_size)
 
+        sizes = [self._problem.step_sizes[i] for i in self._order]
+
         def update(grads: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
-            sizes = self._problem.step_sizes
             return tuple(-a * g for a, g in zip(sizes, grads, strict=True)), state
 
         transformation = importlib.import_module("torchopt.base").GradientTransformation

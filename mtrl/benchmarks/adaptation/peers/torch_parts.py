@@ -11,6 +11,7 @@ from torch import Tensor, nn
 __all__ = ["TorchProblem"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_LOSSES = (nn.functional.mse_loss, nn.functional.cross_entropy)
 
 
 class TorchProblem:
@@ -20,6 +21,7 @@ class TorchProblem:
         network: with the start's parameters.
         step_sizes: of each parameter of the network; they learn in Meta-SGD only.
         learns_step_sizes: whether they do.
+        loss: of what is predicted and y.
         steps: inner steps.
         first_order: whether inner gradients are constants.
     """
@@ -28,6 +30,7 @@ class TorchProblem:
         torch.set_num_threads(problem["threads"])
         self._device, self._dtype = problem["device"], getattr(torch, problem["dtype"])
         self.network = self._network(problem)
+        self.loss = _LOSSES[problem["work"] == "images"]
         self.steps, self.first_order = problem["inner_steps"], problem["learner"] == "fomaml"
         self.learns_step_sizes = problem["learner"] == "meta-sgd"
         count = len(list(self.network.parameters()))
@@ -62,11 +65,6 @@ class TorchProblem:
         """Tasks."""
         return len(self._points[0])
 
-    @staticmethod
-    def loss(predicted: Tensor, y: Tensor) -> Tensor:
-        """Return the mean squared error."""
-        return nn.functional.mse_loss(predicted, y)
-
     def update(self) -> None:
         """Take a step of Adam on the gradients that are there, and clear them."""
         self._adam.step()
@@ -91,8 +89,25 @@ class TorchProblem:
         return torch.from_numpy(values).to(self._device, self._dtype)
 
     def _network(self, problem: dict[str, Any]) -> nn.Sequential:
-        activation, sizes = ACTIVATIONS[problem["activation"]], problem["sizes"]
-        layers: list[nn.Module] = []
-        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-            layers += [activation()] * (i > 0) + [nn.Linear(inputs, outputs)]
-        return nn.Sequential(*layers).to(self._device, self._dtype)
+        make = _images if problem["work"] == "images" else _perceptron
+        return nn.Sequential(*make(problem)).to(self._device, self._dtype)
+
+
+def _perceptron(problem: dict[str, Any]) -> Iterator[nn.Module]:
+    for i, (inputs, outputs) in enumerate(pairwise(problem["sizes"])):
+        if i > 0:
+            yield ACTIVATIONS[problem["activation"]]()
+        yield nn.Linear(inputs, outputs)
+
+
+def _images(problem: dict[str, Any]) -> Iterator[nn.Module]:
+    """Yield the layers of learn2learn's `MiniImagenetCNN`; running statistics, which it keeps and never uses, are not."""
+    channels, height, width = problem["shape"]
+    filters, blocks = problem["filters"], problem["blocks"]
+    for i in range(blocks):
+        yield nn.Conv2d(channels if i == 0 else filters, filters, 3, padding=1)
+        yield nn.BatchNorm2d(filters, track_running_stats=False)
+        yield nn.ReLU()
+        yield nn.MaxPool2d(2)
+    yield nn.Flatten()
+    yield nn.Linear(filters * (height >> blocks) * (width >> blocks), problem["outputs"])
