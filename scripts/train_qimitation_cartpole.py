@@ -24,7 +24,7 @@ from mtrl.agents.q_learning import Budget, Mode, Plan
 from mtrl.agents.saving import save_agent
 from mtrl.errors import guarded
 from mtrl.reproduce.aqil_training import AqilSettings, carry_over, make_agent, play
-from mtrl.reproduce.aqil_watching import EpisodeLog
+from mtrl.reproduce.aqil_watching import CHARTS, EpisodeLog
 from mtrl.runs import Run
 
 EXPERT_EPISODES = 100
@@ -60,6 +60,7 @@ def main() -> None:
     agent = make_agent(how, settings.seed)
     with Run.open(settings.dir, config=how, kind="q-imitation") as run:
         run.manifest.update(mode=settings.mode, seed=settings.seed, expert_level=level)
+        run.tracker.layout(CHARTS)
         log = EpisodeLog(run, level)
         plan.run(agent, expert=None if settings.mode == "rl" else expert, callback=log)
         save_agent(agent, settings.dir / "agent")

@@ -25,6 +25,7 @@ from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
 from mtrl.meta.watching import Charts, chart_layout
 from mtrl.metrics import read_metrics
 from mtrl.multitask.watching import charts as multitask_charts
+from mtrl.reproduce.aqil_watching import CHARTS as Q_IMITATION_CHARTS
 from mtrl.runs import Run
 from mtrl.tags import TAGS, tags_markdown
 
@@ -40,6 +41,8 @@ LAYOUTS: dict[str, Charts] = {
     "multitask": multitask_charts(curriculum=True),
     "incremental": INCREMENTAL_CHARTS,
 }
+SCRIPTS: dict[str, Charts] = {"q-imitation": Q_IMITATION_CHARTS}
+"""Layouts of kinds of run that a script makes and no command."""
 SUPERVISED = SupervisedConfig(
     hidden=(6,), tasks_per_batch=3, iterations=4, log_every=1, evaluate_every=2, test_tasks=4
 )
@@ -82,7 +85,7 @@ def test_every_chart_of_every_kind_is_on_the_page_and_no_other() -> None:
     assert set(LAYOUTS) == set(KINDS), "describe the new kind's pages in docs/tensorboard.md"
     expected = [
         [f"`{kind}`", category, title, ", ".join(f"`{tag}`" for tag in tags).replace("|", r"\|")]
-        for kind, layout in LAYOUTS.items()
+        for kind, layout in (LAYOUTS | SCRIPTS).items()
         for category, charts in layout.items()
         for title, tags in charts.items()
     ]

@@ -8,9 +8,22 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mtrl.agents.q_learning import QImitation
+from mtrl.meta.watching import Charts
 from mtrl.runs import Run
 
-__all__ = ["EpisodeLog"]
+__all__ = ["CHARTS", "EpisodeLog"]
+
+CHARTS: Charts = {
+    "Q-imitation": {
+        "Return of every episode": ["q_imitation/return"],
+        "Regret to the expert": ["q_imitation/regret"],
+        "Rewards of a step": ["q_imitation/environment_reward", "q_imitation/imitation_reward"],
+        "Agreement with the expert": ["q_imitation/agreement"],
+        "Level of the Q-values": ["q_imitation/q_level"],
+        "Q-values before and after the switch": ["q_imitation/switch/q_.+"],
+    }
+}
+"""The CUSTOM SCALARS page."""
 
 SMOOTHING = 25
 EVERY = 10
