@@ -52,10 +52,9 @@ def meta_steps(processes: Processes) -> dict[str, Tensor]:
     for step in range(META_STEPS):
         data = (*points(TASKS, seed=step), *points(TASKS, seed=step + 1000))
         own = gradient(meta, [part[share] for part in data])
-        mean, _ = processes.mean({"loss": own.loss, **own.gradient})
-        loss = mean.pop("loss")
-        update.step(mean, 0.01)
-    return meta.named() | {"loss": loss}
+        mean, _ = processes.mean({"loss": own.loss, "gradient": own.gradient})
+        update.step(mean["gradient"], 0.01)
+    return meta.named() | {"loss": mean["loss"]}
 
 
 DAMPED = ["--outer.damping", "0.1"]

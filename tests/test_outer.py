@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from mtrl.errors import UsageError
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.outer import TRPO, AdamUpdate, conjugate_gradient, trust_region_step
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, as_one
 
 SIZE = 6
 
@@ -26,11 +26,9 @@ def positive_definite(size: int = SIZE) -> Tensor:
 # Adam
 
 
-def gradients(meta: MetaParams, seed: int) -> dict[str, Tensor]:
-    return {
-        name: normal(*value.shape, seed=seed + i).to(value.dtype)
-        for i, (name, value) in enumerate(meta.named().items())
-    }
+def gradients(meta: MetaParams, seed: int) -> Tensor:
+    flat = meta.flat()
+    return normal(flat.numel(), seed=seed).to(flat.dtype)
 
 
 def test_adam_is_torchs_on_parameters_and_step_sizes_with_a_rate_per_update() -> None:
@@ -42,7 +40,7 @@ def test_adam_is_torchs_on_parameters_and_step_sizes_with_a_rate_per_update() ->
         gradient = gradients(meta, 10 * step)
         ours.step(gradient, rate)
         theirs.param_groups[0]["lr"] = rate
-        for copy, value in zip(copies, gradient.values(), strict=True):
+        for copy, value in zip(copies, meta.like(gradient).named().values(), strict=True):
             copy.grad = value
         theirs.step()
     assert_close(list(meta.named().values()), [copy.detach() for copy in copies], **EXACT)
@@ -79,6 +77,24 @@ def test_adam_not_continued_from_its_tensors_differs() -> None:
         resumed.step(gradients(meta, 2), 0.1)
         ends.append(meta.flat())
     assert (ends[0] - ends[1]).abs().max() > 1e-3
+
+
+def test_all_meta_parameters_become_views_of_one_vector_once() -> None:
+    meta = meta_params(MetaSGD())
+    tensors, before = meta.named(), meta.flat()
+    vector = as_one(tensors)
+    assert_close(vector, before, rtol=0, atol=0)
+    vector += 1
+    assert_close(meta.flat(), before + 1, rtol=0, atol=0)
+    assert all(
+        value is again for value, again in zip(tensors.values(), meta.named().values(), strict=True)
+    )
+    # A second update of the same meta-parameters must not take them away from the first.
+    assert as_one(meta.named()).data_ptr() == vector.data_ptr()
+    strayed = dict(reversed(meta.named().items()))
+    assert_close(
+        as_one(strayed), torch.cat([v.flatten() for v in strayed.values()]), rtol=0, atol=0
+    )
 
 
 # Conjugate gradients

@@ -45,12 +45,12 @@ def test_it_is_theta_minus_the_mean_of_what_tasks_train(steps: int, chunk: int) 
     support_x, support_y, query_x, query_y = data()
     x, y = torch.cat([support_x, query_x], 1), torch.cat([support_y, query_y], 1)
     ends = [trained(learner, *task) for task in zip(x, y, strict=True)]
-    outcome = ReptileGradient(learner, squared_error, chunk=chunk)(
-        MetaParams(initial_params(), {}), data()
-    )
+    meta = MetaParams(initial_params(), {})
+    outcome = ReptileGradient(learner, squared_error, chunk=chunk)(meta, data())
+    gradient = meta.like(outcome.gradient).params
     for name, value in initial_params().items():
         mean = torch.stack([end[name] for end in ends]).mean(0)
-        assert_close(outcome.gradient[f"params.{name}"], value - mean, **EXACT)
+        assert_close(gradient[name], value - mean, **EXACT)
     query = zip(ends, query_x, query_y, strict=True)
     losses = torch.stack([one_task_error(end, (x, y)) for end, x, y in query])
     assert_close(outcome.loss, losses.mean(), **EXACT)
@@ -63,8 +63,9 @@ def test_with_one_step_it_is_joint_training() -> None:
     support = data()[:2]
     loss = torch.stack([one_task_error(leaves, task) for task in zip(*support, strict=True)]).mean()
     joint = torch.autograd.grad(loss, list(leaves.values()))
-    gradient = ReptileGradient(learner, squared_error)(MetaParams(initial_params(), {}), data())
-    for ours, theirs in zip(gradient.gradient.values(), joint, strict=True):
+    meta = MetaParams(initial_params(), {})
+    gradient = meta.like(ReptileGradient(learner, squared_error)(meta, data()).gradient)
+    for ours, theirs in zip(gradient.params.values(), joint, strict=True):
         assert_close(ours, 0.3 * theirs, **EXACT)
 
 
@@ -74,7 +75,7 @@ def test_interpolation_goes_the_share_of_the_way_to_the_mean() -> None:
     update = DescentUpdate(meta)
     update.step(gradient, 0.25)
     for name, value in initial_params().items():
-        mean = value - gradient[f"params.{name}"]
+        mean = value - meta.like(gradient).params[name]
         assert_close(meta.params[name], 0.75 * value + 0.25 * mean, **EXACT)
     assert update.tensors() == {}
 

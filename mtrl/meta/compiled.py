@@ -1,7 +1,8 @@
 """Trace a meta-gradient once, derivatives of derivatives included, and let torch compile the result.
 
 `torch.compile` does not differentiate twice. Tracing the whole computation first, inner and outer derivative
-together, leaves one flat graph of array operations without any automatic differentiation in it.
+together, leaves one flat graph of array operations without any automatic differentiation in it. Products that the
+tasks share are joined there (see `shared_products`).
 """
 
 import os
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from mtrl.errors import UsageError
+from mtrl.meta.shared_products import join_shared_products
 
 __all__ = ["TensorFunction", "compile_traced", "has_compiler"]
 
@@ -40,5 +42,5 @@ def compile_traced(function: TensorFunction, example: Sequence[Tensor]) -> Tenso
         raise UsageError(
             "compile: no C++ compiler found; install g++ or clang++, or set compile to off"
         )
-    graph = make_fx(function)(*example)
+    graph = join_shared_products(make_fx(function)(*example), example)
     return torch.compile(graph, fullgraph=True, dynamic=False)

@@ -4,8 +4,9 @@ A chunk's working set should fit the processor's cache: one chunk of a thousand 
 a few dozen, and its memory grows with the number of tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from mtrl.meta.compiled import TensorFunction, compile_traced
 from mtrl.meta.inner import TaskLoss, adapt
 from mtrl.meta.maml import MetaLearner
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, flatten
 
 __all__ = ["FewShotTensors", "MetaGradient"]
 
@@ -23,11 +24,11 @@ FewShotTensors = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Mean outer loss over the tasks, its gradient by name as `MetaParams.named` orders it, and each
+    """Mean outer loss over the tasks, its gradient as one vector in the order of `MetaParams.flat`, and each
     task's own loss (tasks,)."""
 
     loss: Tensor
-    gradient: dict[str, Tensor]
+    gradient: Tensor
     losses: Tensor
 
 
@@ -58,21 +59,20 @@ class MetaGradient:
 
     def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
         """Return the mean query loss after adaptation, its gradient, and each task's loss."""
-        names, tasks = list(meta.named()), data[0].shape[0]
-        losses: list[Tensor] = []
-        total: list[Tensor] = []
-        for chunk in zip(*(torch.split(part, self._chunk) for part in data), strict=True):
-            own, *part = self._chunk_gradient(meta, chunk)
-            losses.append(own)
-            total = [a + b for a, b in zip(total, part, strict=True)] if total else part
+        named, tasks = meta.named(), data[0].shape[0]
+        chunks = zip(*(torch.split(part, self._chunk) for part in data), strict=True)
+        losses, gradients = zip(
+            *(self._chunk_gradient(named, chunk) for chunk in chunks), strict=True
+        )
         every = torch.cat(losses)
-        gradient = dict(zip(names, (value / tasks for value in total), strict=True))
-        return _Outcome(every.sum() / tasks, gradient, every)
+        return _Outcome(every.mean(), reduce(torch.add, gradients) / tasks, every)
 
-    def _chunk_gradient(self, meta: MetaParams, data: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the losses of the chunk's tasks, and the gradients of their sum."""
-        arguments = [*(value.detach() for value in meta.named().values()), *data]
-        function = self._function(meta)
+    def _chunk_gradient(
+        self, named: Mapping[str, Tensor], data: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """Return the losses of the chunk's tasks, and the gradient of their sum as one vector."""
+        arguments = [*(value.detach() for value in named.values()), *data]
+        function = self._function(list(named))
         if self._compiled is None:
             return function(*arguments)
         shapes = tuple(part.shape for part in data)
@@ -81,16 +81,14 @@ class MetaGradient:
         with torch.no_grad():
             return self._compiled[shapes](*arguments)
 
-    def _function(self, meta: MetaParams) -> TensorFunction:
-        names = list(meta.named())
-
+    def _function(self, names: Sequence[str]) -> TensorFunction:
         def gradient(*arguments: Tensor) -> list[Tensor]:
             with torch.enable_grad():
                 leaves = [value.detach().requires_grad_() for value in arguments[: len(names)]]
                 current = MetaParams.from_named(dict(zip(names, leaves, strict=True)))
                 losses = self._outer_losses(current, arguments[len(names) :])
                 slopes = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
-                return [losses.detach(), *slopes]
+                return [losses.detach(), flatten(dict(zip(names, slopes, strict=True)))]
 
         return gradient
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtrl.errors import UsageError
 from mtrl.host_reads import reads_are_free
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, as_one, flatten, unflatten
 
 __all__ = [
     "TRPO",
@@ -177,7 +177,7 @@ class AdamUpdate:
     """Adam (Kingma and Ba 2015) on all meta-parameters, in place.
 
     Args:
-        meta: the parameters and step sizes to train; they are modified.
+        meta: the parameters and step sizes to train; they are modified, and become views of one vector.
         learning_rate: at the first update.
     """
 
@@ -185,47 +185,48 @@ class AdamUpdate:
         self._named = meta.named()
         for value in self._named.values():
             value.requires_grad_(False)
-        # Fused: a dozen small tensors cost one kernel instead of one per tensor and operation.
-        self._optimizer = torch.optim.Adam(self._named.values(), lr=learning_rate, fused=True)
+        # A dozen small tensors would each be looked after in Python, which takes longer than their arithmetic.
+        self._vector = as_one(self._named)
+        self._optimizer = torch.optim.Adam([self._vector], lr=learning_rate, fused=True)
 
-    def step(self, gradient: dict[str, Tensor], learning_rate: float) -> None:
-        """Update every meta-parameter with its entry of `gradient`."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        for name, value in self._named.items():
-            value.grad = gradient[name]
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """Update all meta-parameters by their gradient, one vector in the order of `MetaParams.flat`."""
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._vector.grad = gradient
         self._optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the optimiser's state under `<meta-parameter>.<entry>`."""
-        return {
-            f"{name}.{key}": entry
-            for name, value in self._named.items()
-            for key, entry in self._optimizer.state[value].items()
-        }
+        found: dict[str, Tensor] = {}
+        for entry, whole in self._optimizer.state[self._vector].items():
+            parts = (
+                unflatten(whole, self._named) if whole.ndim else dict.fromkeys(self._named, whole)
+            )
+            found |= {f"{name}.{entry}": part.clone() for name, part in parts.items()}
+        return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Continue with a state that `tensors` returned."""
-        for key, entry in tensors.items():
-            name, _, field = key.rpartition(".")
-            value = self._named[name]
-            self._optimizer.state[value][field] = entry.to(value.device, copy=True)
+        state, names = self._optimizer.state[self._vector], list(self._named)
+        for entry in {key.rpartition(".")[2] for key in tensors}:
+            parts = {name: tensors[f"{name}.{entry}"] for name in names}
+            whole = parts[names[0]] if entry == "step" else flatten(parts)
+            state[entry] = whole.to(self._vector.device, copy=True)
 
 
 class DescentUpdate:
     """Plain gradient descent on all meta-parameters, in place.
 
     Args:
-        meta: the parameters and step sizes to train; they are modified.
+        meta: the parameters and step sizes to train; they are modified, and become views of one vector.
     """
 
     def __init__(self, meta: MetaParams) -> None:
-        self._named = meta.named()
+        self._vector = as_one(meta.named())
 
-    def step(self, gradient: dict[str, Tensor], learning_rate: float) -> None:
-        """Take `learning_rate` times its entry of `gradient` off every meta-parameter."""
-        for name, value in self._named.items():
-            value.sub_(gradient[name], alpha=learning_rate)
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """Take `learning_rate` times the gradient, in the order of `MetaParams.flat`, off all meta-parameters."""
+        self._vector.sub_(gradient, alpha=learning_rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return nothing: no update depends on those before."""

@@ -1,6 +1,6 @@
 """What meta-training learns, as named tensors or as one vector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtrl.nets import Params
 
-__all__ = ["MetaParams", "flatten", "unflatten"]
+__all__ = ["MetaParams", "as_one", "flatten", "unflatten"]
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -23,6 +23,34 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: piece.view(value.shape)
         for (name, value), piece in zip(like.items(), pieces, strict=True)
     }
+
+
+@torch.no_grad()
+def as_one(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return one vector of which all values are views in the mapping's order; they are moved there if they are not yet.
+
+    What is done to the vector is done to them, and the other way round.
+    """
+    values = list(tensors.values())
+    first, size = values[0], sum(value.numel() for value in values)
+    if _one_after_another(values):
+        return first.as_strided((size,), (1,))
+    vector = flatten(tensors)
+    for value, piece in zip(values, unflatten(vector, tensors).values(), strict=True):
+        value.set_(piece.untyped_storage(), piece.storage_offset(), piece.shape, piece.stride())
+    return vector
+
+
+def _one_after_another(values: Sequence[Tensor]) -> bool:
+    """Whether values are stored contiguously, each where the one before ends, in one storage."""
+    place, storage = values[0].storage_offset(), values[0].untyped_storage().data_ptr()
+    for value in values:
+        if value.storage_offset() != place or value.untyped_storage().data_ptr() != storage:
+            return False
+        if not value.is_contiguous():
+            return False
+        place += value.numel()
+    return True
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mtrl.config import check_at_least, check_positive
 from mtrl.meta.inner import adapt
 from mtrl.meta.objectives import PolicyBatch, policy_loss
 from mtrl.meta.outer import AdamUpdate
-from mtrl.meta.parameters import MetaParams, flatten, unflatten
+from mtrl.meta.parameters import MetaParams, flatten
 from mtrl.meta.trust_region import GradientAdaptation, Join, alone, loss_and_kl, task_chunks
 from mtrl.nets import Params
 from mtrl.policies import Distribution
@@ -141,10 +141,10 @@ class ProximalUpdate:
         self,
         chunks: Sequence[Sequence[PolicyBatch]],
         old: Sequence[Sequence[Distribution]],
-    ) -> dict[str, Tensor]:
-        """Return the gradient of the tasks' mean loss by each meta-parameter."""
+    ) -> Tensor:
+        """Return the gradient of the tasks' mean loss, in the order of `MetaParams.flat`."""
         names, values = zip(*self._meta.named().items(), strict=True)
-        total = [torch.zeros_like(value) for value in values]
+        total = torch.zeros_like(self._meta.flat())
         for batches, before in zip(chunks, old, strict=True):
             leaves = [value.detach().requires_grad_() for value in values]
             current = MetaParams.from_named(dict(zip(names, leaves, strict=True)))
@@ -153,7 +153,6 @@ class ProximalUpdate:
                 policies = list(policies_along(self._how, current, supports, query))
                 loss = proximal_losses(policies, before, batches, self._settings).sum()
             pulled = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            total = [a + b for a, b in zip(total, pulled, strict=True)]
+            total += flatten(dict(zip(names, pulled, strict=True)))
         tasks = sum(len(batches[-1].weights) for batches in chunks)
-        mean = {name: value / tasks for name, value in zip(names, total, strict=True)}
-        return unflatten(self._join(flatten(mean)), mean)
+        return self._join(total / tasks)

@@ -22,7 +22,7 @@ from mtrl.meta.compiled import TensorFunction
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.inner import adapt, expand_to_tasks
 from mtrl.meta.maml import MAML
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, flatten
 from mtrl.nets import Params
 
 __all__ = ["Reptile", "ReptileGradient", "minibatches"]
@@ -79,15 +79,13 @@ class ReptileGradient(MetaGradient):
     which the steps may have seen.
     """
 
-    def _function(self, meta: MetaParams) -> TensorFunction:
-        names = list(meta.named())
-
+    def _function(self, names: Sequence[str]) -> TensorFunction:
         def difference(*arguments: Tensor) -> list[Tensor]:
             current = MetaParams.from_named(dict(zip(names, arguments[: len(names)], strict=True)))
             trained, query = self._trained(current, arguments[len(names) :])
             losses = self._loss(trained, query)
-            moved = [(value - trained[name]).sum(0) for name, value in current.params.items()]
-            return [losses, *moved]
+            moved = {name: (value - trained[name]).sum(0) for name, value in current.params.items()}
+            return [losses, flatten(moved)]
 
         return difference
 

@@ -31,7 +31,7 @@ from mtrl.meta.gradient import FewShotTensors, MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.outer import AdamUpdate, DescentUpdate
-from mtrl.meta.parameters import MetaParams, flatten
+from mtrl.meta.parameters import MetaParams
 from mtrl.meta.reptile import Reptile, ReptileGradient
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import ChosenTasks, TrainingTasks, chosen_tasks, curriculum_state
@@ -190,25 +190,24 @@ def meta_train_supervised(
             # Drawn for all tasks everywhere: what a process meets does not depend on how many there are.
             points = _draw_points(config, family, chosen or tasks, streams)
             own = gradient(session.meta, [part[share] for part in points])
-            joined = {"loss": own.loss, **own.gradient}
+            joined = {"loss": own.loss, "gradient": own.gradient}
             if chosen:
                 joined["losses"] = processes.placed(own.losses, config.tasks_per_batch)
             mean, stop = processes.mean(joined, stop=run.stop_requested)
-            train_loss, losses = mean.pop("loss"), mean.pop("losses", own.losses)
             learning_rate = _learning_rate(config, iteration)
-            update.step(mean, learning_rate)
+            update.step(mean["gradient"], learning_rate)
 
             # -- record: the first look at a value of this iteration ----------------------------
             if chosen:
-                chosen.credit(losses[:, None])
+                chosen.credit(mean["losses"][:, None])
             last = iteration == config.iterations
             if iteration % config.log_every == 0 or last:
-                loss = float(train_loss)
+                loss = float(mean["loss"])
                 run.log(
                     iteration,
                     {
                         "meta/train_loss": loss,
-                        "outer/gradient_norm": flatten(mean).norm(),
+                        "outer/gradient_norm": mean["gradient"].norm(),
                         "outer/learning_rate": learning_rate,
                         **(chosen.values() if chosen else {}),
                     },

@@ -28,8 +28,8 @@ def gradient_of(problem: Problem, compiled: bool) -> Mapping[str, Tensor]:
     """Return the meta-gradient by name, parameters first."""
     how = problem.how
     gradient = MetaGradient(how.learner, how.loss, chunk=problem.chunk, compiled=compiled)
-    found: Mapping[str, Tensor] = gradient(problem.start(), problem.points()).gradient
-    return found
+    meta = problem.start()
+    return meta.like(gradient(meta, problem.points()).gradient).named()
 
 
 def adapting(problem: Problem, tasks: int) -> Step:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mtrl.config import check_at_least, check_fraction, check_positive
 from mtrl.errors import UsageError
 from mtrl.meta.outer import AdamUpdate
-from mtrl.meta.parameters import MetaParams
+from mtrl.meta.parameters import MetaParams, flatten
 from mtrl.meta.recurrent.policy import RecurrentPolicy
 from mtrl.meta.recurrent.trials import Trials
 from mtrl.nets import Params
@@ -245,11 +245,11 @@ class RecurrentUpdate:
             name: value.detach().requires_grad_() for name, value in self._meta.params.items()
         }
         loss, measured = losses(self._policy, params, batch, self._settings, entropy)
-        gradient = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
-        norm = torch.stack([part.square().sum() for part in gradient]).sum().sqrt()
+        parts = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        gradient = flatten(dict(zip(params, parts, strict=True)))
+        norm = gradient.norm()
         scale = (self._settings.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0)
-        named = zip(params, gradient, strict=True)
-        self._adam.step({f"params.{name}": part * scale for name, part in named}, rate)
+        self._adam.step(gradient * scale, rate)
         return {**measured, "outer/gradient_norm": norm}
 
 
