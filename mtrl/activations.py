@@ -2,33 +2,48 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = ["tanh"]
 
 
-class _TanhBySigmoid(torch.autograd.Function):
-    """tanh(x) = 2 sigmoid(2 x) - 1, to 1e-7 of absolute error in float32; differentiable twice."""
+class _Tanh(torch.autograd.Function):
+    """torch.tanh by NumPy; the last bits may differ. Differentiable twice."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.mul(2).sigmoid_().mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
+    def forward(values: Tensor) -> Tensor:
+        return torch.from_numpy(np.tanh(values.numpy()))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(gradients[0], y)  # type: ignore[no-any-return]
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        made: Tensor = torch.ops.aten.tanh_backward(gradient, *ctx.saved_tensors)
+        return made
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None], values: Tensor) -> tuple[Tensor, int | None]:
+        return tanh(values), dims[0]
 
 
-def tanh(x: Tensor) -> Tensor:
+def tanh(values: Tensor) -> Tensor:
     """Return the hyperbolic tangent.
 
-    On a CPU in float32 torch's own takes several times as long as its sigmoid and was a quarter of a
-    meta-iteration on navigation.
+    On a CPU in float32 NumPy's takes a ninth of the time of torch's own, which was a quarter of a meta-iteration on
+    navigation.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return _TanhBySigmoid.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-    return torch.tanh(x)
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return torch.tanh(values)
+    if is_in_torch_dispatch_mode():
+        # Whoever traces operations would not see NumPy's, and keep its result as a constant.
+        return torch.tanh(values)
+    if torch.is_inference_mode_enabled():
+        # What makes the derivative takes longer than the function.
+        return torch.from_numpy(np.tanh(values.numpy()))
+    made: Tensor = _Tanh.apply(values)  # type: ignore[no-untyped-call]
+    return made

@@ -1,17 +1,18 @@
-"""Our tanh is torch's, and so are its first and second derivatives."""
+"""Our tanh is torch's, and so are its first and second derivatives, also under torch.func and where operations are traced."""
 
 import pytest
 import torch
-from tiny_regression import generator
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 from mtrl.activations import tanh
 
 
 def values(dtype: torch.dtype) -> Tensor:
-    x = torch.randn(1000, generator=generator(), dtype=dtype) * 4
-    return torch.cat([x, torch.tensor([0.0, 1e-4, -1e-4, 50.0, -50.0], dtype=dtype)])
+    drawn = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    extremes = torch.tensor([0.0, 1e-4, -1e-4, 50.0, -50.0], dtype=torch.float64)
+    return torch.cat([4 * drawn, extremes]).to(dtype)
 
 
 def derivatives(function: object, x: Tensor) -> list[Tensor]:
@@ -29,5 +30,29 @@ def test_it_and_its_derivatives_are_torchs(dtype: torch.dtype, error: float) -> 
     assert_close(ours, theirs, rtol=0, atol=error)
 
 
+def test_values_are_torchs_to_the_last_bits() -> None:
+    x, ulps = values(torch.float32), 4 * torch.finfo(torch.float32).eps
+    assert_close(tanh(x), torch.tanh(x), rtol=ulps, atol=0)
+    with torch.inference_mode():
+        assert_close(tanh(x), torch.tanh(x), rtol=ulps, atol=0)
+
+
 def test_it_never_leaves_minus_one_to_one() -> None:
     assert tanh(values(torch.float32)).abs().max() == 1
+
+
+def test_it_can_be_mapped_over_tasks_and_differentiated_there() -> None:
+    x = values(torch.float32)[:1000].view(50, 20)
+    gradients = torch.func.vmap(torch.func.grad(lambda row: tanh(row).sum()))(x)
+    assert_close(gradients, 1 - torch.tanh(x) ** 2, rtol=0, atol=5e-7)
+
+
+def test_traced_it_is_an_operation_and_not_a_constant() -> None:
+    traced = make_fx(lambda x: tanh(x) * 2)(torch.zeros(5))
+    assert_close(traced(torch.ones(5)), 2 * torch.tanh(torch.ones(5)), rtol=0, atol=0)
+
+
+def test_other_devices_and_precisions_have_torchs_own() -> None:
+    assert tanh(torch.ones(2, device="meta")).device.type == "meta"
+    half = values(torch.bfloat16)
+    assert torch.equal(tanh(half), torch.tanh(half))

@@ -3,11 +3,12 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from mtrl.activations import tanh
 
 __all__ = ["ACTIVATIONS", "Activation", "Affine", "Initializer", "Stack", "blocks"]
 
@@ -17,40 +18,9 @@ Initializer = Literal["fan-in", "orthogonal"]
 orthonormal rows or columns times sqrt(2), biases zero, as Stable-Baselines3 starts PPO."""
 
 
-class _Tanh(torch.autograd.Function):
-    """torch.tanh by NumPy, whose takes a ninth of the time on a CPU. The last bits may differ."""
-
-    @staticmethod
-    def forward(values: Tensor) -> Tensor:
-        return torch.from_numpy(np.tanh(values.numpy()))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        made: Tensor = torch.ops.aten.tanh_backward(gradient, *ctx.saved_tensors)
-        return made
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None], values: Tensor) -> tuple[Tensor, int | None]:
-        return _tanh(values), dims[0]
-
-
-def _tanh(values: Tensor) -> Tensor:
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
-        return torch.tanh(values)
-    if torch.is_inference_mode_enabled():
-        # What makes the derivative takes longer than the function.
-        return torch.from_numpy(np.tanh(values.numpy()))
-    made: Tensor = _Tanh.apply(values)  # type: ignore[no-untyped-call]
-    return made
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "tanh": _tanh,
+    "tanh": tanh,
     "elu": nn.functional.elu,
 }
 
