@@ -276,6 +276,12 @@ def check_at_least(config: object, minimum: float, *names: str) -> None:
             raise UsageError(f"{name} must be at least {minimum}, got {value}")
 
 
+def check_file_name(name: str, folder: str = "output") -> None:
+    """Raise UsageError unless `name` is that of a file alone; `folder` is the option for its folder."""
+    if Path(name).name != name:
+        raise UsageError(f"name is {name!r}; it is that of a file, give the folder as {folder}")
+
+
 def check_positive(config: object, *names: str) -> None:
     """Raise UsageError unless each named field is None or above zero (a count: at least 1)."""
     for name in names:

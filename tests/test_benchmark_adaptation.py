@@ -467,25 +467,27 @@ def test_the_files_are_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     settings = AdaptationSettings(
         works="sinusoid", tasks=(4,), peers="higher", peer_folder=tmp_path
     )
-    output = carry_out.measure_adaptation(settings, "the command", tmp_path / "results")
-    text = (tmp_path / "results" / "benchmark.md").read_text(encoding="utf-8")
+    files = carry_out.Files(tmp_path / "results", "speed")
+    output = carry_out.measure_adaptation(settings, "the command", files)
+    text = (tmp_path / "results" / "speed.md").read_text(encoding="utf-8")
     assert text == output.text
     assert "`the command`" in text
     assert report.table([SIZED]) in text
+    assert "](speed.png)" in text
     assert "- same: agree" in text
     assert "| s | 1.00 | 2.00 | 3.40 |" in text
     assert "| l | mtrl | 100.0 | 10.0 | 40.0 | 25% |" in text
     assert "| m | ours | 5 | 4 | 1.2 |" in text
     assert "Not installed and left out: higher." in text
-    written = (tmp_path / "results" / "benchmark.csv").read_text()
+    written = (tmp_path / "results" / "speed.csv").read_text()
     assert len(list(csv.DictReader(io.StringIO(written)))) == 3
     assert [path.name for path in output.files] == [
-        "benchmark.md",
-        "benchmark.csv",
-        "benchmark.png",
-        "tensorboard",
+        "speed.md",
+        "speed.csv",
+        "speed.png",
+        "speed",
     ]
-    (run,) = (tmp_path / "results" / "tensorboard").iterdir()
+    (run,) = (tmp_path / "results" / "tensorboard" / "speed").iterdir()
     assert list(run.glob("events.out.tfevents.*"))
 
 

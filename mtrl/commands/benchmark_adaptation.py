@@ -9,9 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from mtrl.benchmarks.adaptation.carry_out import measure_adaptation
+from mtrl.benchmarks.adaptation.carry_out import Files, measure_adaptation
 from mtrl.benchmarks.adaptation.settings import QUICK, AdaptationSettings
 from mtrl.commands.parsing import parse
+from mtrl.config import check_file_name
 from mtrl.meta.kinds import check_device
 
 __all__ = ["AdaptationOptions", "parse_adaptation", "run"]
@@ -28,10 +29,15 @@ class AdaptationOptions:
     quick: bool = False
     """Fewer sizes and turns, without compilation, to see that it works. What is given beside it counts."""
     out: Path | None = None
-    """Folder for benchmark.md, .csv, .png and tensorboard/; none is written if left out."""
+    """Folder for the page, the table, the figure and tensorboard/; none is written if left out."""
+    name: str = "benchmark"
+    """What these files are called."""
     settings: Annotated[AdaptationSettings, tyro.conf.arg(name="")] = field(
         default_factory=AdaptationSettings
     )
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name, "out")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,7 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parse_adaptation(arguments)
     check_device(options.settings.device)
     command = shlex.join(["mtrl", "benchmark", "adaptation", *arguments])
-    output = measure_adaptation(options.settings, command, options.out)
+    files = Files(options.out, options.name) if options.out else None
+    output = measure_adaptation(options.settings, command, files)
     print(output.text)
     if output.files:
         print(f"written to {', '.join(map(str, output.files))}", file=sys.stderr)

@@ -13,8 +13,7 @@ import tyro
 from mtrl.benchmarks.quality.carry_out import QualityPlace, compare_quality
 from mtrl.benchmarks.quality.plan import QUICK, QualitySettings
 from mtrl.commands.parsing import parse
-from mtrl.config import check_positive
-from mtrl.errors import UsageError
+from mtrl.config import check_file_name, check_positive
 from mtrl.reproduce.trainings import cpu_count
 
 __all__ = ["QualityOptions", "run"]
@@ -45,10 +44,7 @@ class QualityOptions:
 
     def __post_init__(self) -> None:
         check_positive(self, "processes")
-        if Path(self.name).name != self.name:
-            raise UsageError(
-                f"name is {self.name!r}; it is that of a file, give the folder as output"
-            )
+        check_file_name(self.name)
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -14,8 +14,7 @@ import tyro
 from mtrl.commands.parsing import parse
 from mtrl.compare.carry_out import Place, Written, compare, plan_of
 from mtrl.compare.plan import parse_kinds
-from mtrl.config import check_positive, from_toml
-from mtrl.errors import UsageError
+from mtrl.config import check_file_name, check_positive, from_toml
 from mtrl.meta.kinds import get_kind
 from mtrl.multitask.config import MultiTaskConfig
 from mtrl.reproduce.trainings import cpu_count
@@ -58,10 +57,7 @@ class CompareOptions:
     def __post_init__(self) -> None:
         check_positive(self, "seeds", "episodes", "processes")
         parse_kinds(self.agents)
-        if Path(self.name).name != self.name:
-            raise UsageError(
-                f"name is {self.name!r}; it is that of a file, give the folder as output"
-            )
+        check_file_name(self.name)
 
 
 def run(arguments: Sequence[str]) -> None:

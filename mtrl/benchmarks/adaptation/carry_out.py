@@ -25,7 +25,15 @@ from mtrl.figures import save
 from mtrl.progress import Progress
 from mtrl.reproduce.carry_out import require_figures
 
-__all__ = ["Output", "measure_adaptation"]
+__all__ = ["Files", "Output", "measure_adaptation"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the page and what belongs to it are written."""
+
+    folder: Path
+    name: str = "benchmark"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +45,24 @@ class Output:
 
 
 def measure_adaptation(
-    settings: AdaptationSettings, command: str, folder: Path | None = None
+    settings: AdaptationSettings, command: str, files: Files | None = None
 ) -> Output:
-    """Check that all compute the same, then measure, and write `benchmark.md`, `.csv`, `.png` and `tensorboard/`.
+    """Check that all compute the same, then measure, and write page, table, figure and `tensorboard/`.
 
     Args:
         settings: what is measured.
         command: what makes the same page.
-        folder: for the files; None writes none.
+        files: None writes none.
 
     Raises:
         MtrlError: results disagree, and nothing was timed; or a peer that is installed does not run.
-        MissingExtraError: there is a folder, and matplotlib is not installed.
+        MissingExtraError: there are files, and matplotlib is not installed.
     """
-    if folder is not None:
+    if files is not None:
         require_figures()
     measured = _measure(settings)
-    text = render_page(measured, settings, command)
-    return Output(text=text, files=_write(folder, measured, settings, text) if folder else ())
+    text = render_page(measured, settings, command, files.name if files else "benchmark")
+    return Output(text=text, files=_write(files, measured, settings, text) if files else ())
 
 
 def _measure(settings: AdaptationSettings) -> Measured:
@@ -93,10 +101,11 @@ def _measure(settings: AdaptationSettings) -> Measured:
 
 
 def _write(
-    folder: Path, measured: Measured, settings: AdaptationSettings, text: str
+    files: Files, measured: Measured, settings: AdaptationSettings, text: str
 ) -> tuple[Path, ...]:
-    page, table, picture = (folder / f"benchmark.{suffix}" for suffix in ("md", "csv", "png"))
-    events = folder / "tensorboard"
+    folder = files.folder
+    page, table, picture = (folder / f"{files.name}.{suffix}" for suffix in ("md", "csv", "png"))
+    events = folder / "tensorboard" / files.name
     with reporting("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
     replace_file(table, csv_text(measured.rows).encode())

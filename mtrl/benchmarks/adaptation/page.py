@@ -63,18 +63,20 @@ class Measured:
     missing: Sequence[str] = ()
 
 
-def render_page(measured: Measured, settings: AdaptationSettings, command: str) -> str:
-    """Return the page, which shows the figure `benchmark.png` beside it."""
+def render_page(
+    measured: Measured, settings: AdaptationSettings, command: str, name: str = "benchmark"
+) -> str:
+    """Return the page, which shows the figure `<name>.png` beside it."""
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     clock = "wall" if settings.by_wall else "processor"
     sections = [
         "# Adaptation speed",
         (
             f"Made by `{command}` with {versions}, on {settings.threads} thread(s) of a machine with "
-            f"{os.cpu_count()} cores, device {settings.device}, {settings.precision}. `benchmark.csv` has every "
+            f"{os.cpu_count()} cores, device {settings.device}, {settings.precision}. `{name}.csv` has every "
             "turn. `docs/benchmarks.md` says what is measured and how."
         ),
-        "![Adaptations per second by number of tasks](benchmark.png)" * bool(_panels(measured)),
+        f"![Adaptations per second by number of tasks]({name}.png)" * bool(_panels(measured)),
         "## The same results",
         bullets([str(agreement) for agreement in measured.agreements]),
         _missing(measured),
