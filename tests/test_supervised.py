@@ -117,6 +117,18 @@ def test_the_chunk_changes_rounding_only(reference: Reference, tmp_path: Path, c
     assert_close(meta.named(), reference[1].named(), rtol=0, atol=1e-4)
 
 
+def test_a_run_works_on_as_many_tasks_as_its_memory_allows_and_is_resumed_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(TINY, chunk=None, chunk_memory=1e-6)
+    one_by_one = train(tmp_path / "one", replace(TINY, chunk=1))
+    assert_close(train(tmp_path / "small", small).named(), one_by_one.named(), rtol=0, atol=0)
+    train(tmp_path / "resumed", replace(small, iterations=10))
+    monkeypatch.delattr("mtrl.meta.gradient.tasks_at_once")
+    resumed = train(tmp_path / "resumed", small, resume=True)
+    assert_close(resumed.named(), one_by_one.named(), rtol=0, atol=0)
+
+
 def test_the_learning_rate_falls_along_half_a_cosine(tmp_path: Path) -> None:
     train(tmp_path / "run", replace(TINY, schedule="cosine"))
     series = read_metrics(tmp_path / "run" / "metrics.csv")["outer/learning_rate"]

@@ -1,8 +1,4 @@
-"""The supervised meta-gradient: the outer loss's derivative by parameters and step sizes, in chunks of tasks.
-
-A chunk's working set should fit the processor's cache: one chunk of a thousand tasks is slower than several of
-a few dozen, and its memory grows with the number of tasks.
-"""
+"""The supervised meta-gradient: the outer loss's derivative by parameters and step sizes, in chunks of tasks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from mtrl.meta.chunk_size import default_bound, tasks_at_once
 from mtrl.meta.compiled import TensorFunction, compile_traced
 from mtrl.meta.inner import TaskLoss, adapt
 from mtrl.meta.maml import MetaLearner
@@ -38,7 +35,9 @@ class MetaGradient:
     Args:
         learner: gives the step sizes.
         loss: maps per-task parameters and (x, y) to losses (tasks,).
-        chunk: tasks worked on at once; the gradient is the same for every chunk size, up to the order of sums.
+        chunk: tasks worked on at once; the gradient is the same for every chunk size, up to the order of sums. If left
+            out it is measured at the first call (see `chunk_size`).
+        memory: bytes that a chunk may take where it is measured; what suits the device if left out.
         compiled: trace and compile the computation for each shape that occurs.
     """
 
@@ -47,12 +46,15 @@ class MetaGradient:
         learner: MetaLearner,
         loss: TaskLoss[tuple[Tensor, Tensor]],
         *,
-        chunk: int = 64,
+        chunk: int | None = None,
+        memory: int | None = None,
         compiled: bool = False,
     ) -> None:
         self._learner = learner
         self._loss = loss
-        self._chunk = chunk
+        self._memory = memory
+        self.chunk = chunk
+        """Tasks worked on at once; None until it is measured."""
         self._compiled: dict[tuple[torch.Size, ...], TensorFunction] | None = (
             {} if compiled else None
         )
@@ -60,12 +62,23 @@ class MetaGradient:
     def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
         """Return the mean query loss after adaptation, its gradient, and each task's loss."""
         named, tasks = meta.named(), data[0].shape[0]
-        chunks = zip(*(torch.split(part, self._chunk) for part in data), strict=True)
+        if self.chunk is None:
+            self.chunk = self._affordable(named, data)
+        chunks = zip(*(torch.split(part, self.chunk) for part in data), strict=True)
         losses, gradients = zip(
             *(self._chunk_gradient(named, chunk) for chunk in chunks), strict=True
         )
         every = torch.cat(losses)
         return _Outcome(every.mean(), reduce(torch.add, gradients) / tasks, every)
+
+    def _affordable(self, named: Mapping[str, Tensor], data: FewShotTensors) -> int:
+        function = self._function(list(named))
+        bound = self._memory or default_bound(data[0].device)
+
+        def gradient(tasks: int) -> None:
+            function(*named.values(), *(part[:tasks] for part in data))
+
+        return tasks_at_once(gradient, data[0].shape[0], bound)
 
     def _chunk_gradient(
         self, named: Mapping[str, Tensor], data: Sequence[Tensor]

@@ -96,8 +96,10 @@ class SupervisedConfig:
     """Held-out tasks that the adaptation curve is measured on during training."""
     test_steps: int = 1
     """Adaptation steps of that curve."""
-    chunk: int = 64
-    """Tasks worked on at once; bounds the memory."""
+    chunk: int | None = None
+    """Tasks worked on at once; as many as chunk_memory allows if left out."""
+    chunk_memory: float | None = None
+    """MiB that the tasks worked on at once may take; what caches hold, or half of an accelerator's, if left out."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the meta-gradient: worth half a minute from about ten thousand iterations on."""
     seed: int = 0
@@ -122,6 +124,7 @@ class SupervisedConfig:
             "curriculum_tasks",
         )
         check_positive(self, *counts, "chunk", "log_every", "evaluate_every", "checkpoint_every")
+        check_positive(self, "chunk_memory")
         check_positive(self, "learning_rate")
         check_at_least(self, 0, "seed")
 
@@ -177,7 +180,13 @@ def meta_train_supervised(
     session = Session(run, streams, lambda: how.initial(streams.generator("initial")), "error")
     compiled = session.counters.get("compiled", _should_compile(config))
     gradient_of = ReptileGradient if isinstance(config.learner, Reptile) else MetaGradient
-    gradient = gradient_of(config.learner, how.loss, chunk=config.chunk, compiled=compiled)
+    gradient = gradient_of(
+        config.learner,
+        how.loss,
+        chunk=session.counters.get("chunk", config.chunk),
+        memory=None if config.chunk_memory is None else round(config.chunk_memory * 2**20),
+        compiled=compiled,
+    )
     update = _outer_update(config, session)
     chosen = chosen_tasks(config, family, tasks, session.counters)
     share = processes.share(config.tasks_per_batch)
@@ -220,7 +229,8 @@ def meta_train_supervised(
                 stop = run.stop_requested
             # A stopped run records nothing that an uninterrupted one would not.
             if iteration % config.checkpoint_every == 0 or last or stop:
-                counters = {"compiled": compiled} | curriculum_state(chosen)
+                counters = {"compiled": compiled, "chunk": gradient.chunk}
+                counters |= curriculum_state(chosen)
                 session.save(iteration, update.tensors(), counters)
             if stop and not last:
                 raise run.interruption()

@@ -16,10 +16,10 @@ __all__ = ["adapting", "gradient_of", "inner_only", "meta_step", "sampling"]
 Step = Callable[[], Any]
 
 
-def meta_step(problem: Problem, compiled: bool) -> Step:
-    """Return a meta-step: gradient and Adam."""
+def meta_step(problem: Problem, compiled: bool, chunk: int | None = None) -> Step:
+    """Return a meta-step: gradient and Adam; with so many tasks at once, or as many as its measured memory allows."""
     how, meta, points = problem.how, problem.start(), problem.points()
-    gradient = MetaGradient(how.learner, how.loss, chunk=problem.chunk, compiled=compiled)
+    gradient = MetaGradient(how.learner, how.loss, chunk=chunk, compiled=compiled)
     update = AdamUpdate(meta, problem.learning_rate)
     return lambda: update.step(gradient(meta, points).gradient, problem.learning_rate)
 
@@ -27,7 +27,7 @@ def meta_step(problem: Problem, compiled: bool) -> Step:
 def gradient_of(problem: Problem, compiled: bool) -> Mapping[str, Tensor]:
     """Return the meta-gradient by name, parameters first."""
     how = problem.how
-    gradient = MetaGradient(how.learner, how.loss, chunk=problem.chunk, compiled=compiled)
+    gradient = MetaGradient(how.learner, how.loss, compiled=compiled)
     meta = problem.start()
     return meta.like(gradient(meta, problem.points()).gradient).named()
 

@@ -111,11 +111,6 @@ class Problem:
         return ConvNet((CHANNELS, self.side, self.side), CLASSES)
 
     @property
-    def chunk(self) -> int:
-        """Tasks that our meta-step works on at once: one where convolutions of several are not faster."""
-        return 1 if self.work == IMAGES and self.device == "cpu" else 64
-
-    @property
     def _learner(self) -> MetaLearner:
         steps = self.inner_steps
         learners: dict[str, MetaLearner] = {

@@ -15,7 +15,7 @@ from mtrl.benchmarks.adaptation.agreement import LOOP
 from mtrl.benchmarks.adaptation.limit import Limit, limits_of, matrix_product
 from mtrl.benchmarks.adaptation.ours import adapting, inner_only, meta_step, sampling
 from mtrl.benchmarks.adaptation.peers.worker import turn
-from mtrl.benchmarks.adaptation.problem import Problem
+from mtrl.benchmarks.adaptation.problem import IMAGES, Problem
 from mtrl.benchmarks.adaptation.processes import PeerProcess, find_peers
 from mtrl.benchmarks.adaptation.settings import AdaptationSettings
 from mtrl.benchmarks.measure import (
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 OURSELVES = OURS, COMPILED = "mtrl", "mtrl, compiled"
+TASKWISE = "mtrl, one task at a time"
 WORKS = {"train": "meta-step", "adapt": "adapt to all", "adapt one": "adapt to one"}
 
 
@@ -114,8 +115,15 @@ def _ours(problem: Problem, work: str, *, compiled: bool) -> dict[str, Callable[
         makers: dict[str, Callable[[], Any]] = {OURS: partial(meta_step, problem, False)}
         if compiled:
             makers[COMPILED] = partial(meta_step, problem, True)
+        if _chunks(problem):
+            makers[TASKWISE] = partial(meta_step, problem, False, 1)
         return makers
     return {OURS: partial(adapting, problem, 1 if work == "adapt one" else problem.tasks)}
+
+
+def _chunks(problem: Problem) -> bool:
+    """Whether ours works on several tasks at once, so that one at a time is another variant, with the least memory."""
+    return problem.tasks > 1 and problem.work != IMAGES
 
 
 def _ready(make: Callable[[], Any], device: str) -> tuple[float, Turn]:
@@ -168,13 +176,16 @@ def measure_memory(problem: Problem, settings: AdaptationSettings) -> list[Memor
     for library in find_peers(problem, settings.peer_names, settings.peer_folder):
         with PeerProcess(library, problem, settings.peer_folder) as peer:
             found.append(here(variant=peer.name, mib=peer.memory("train")))
-    return [*found, here(variant=OURS, mib=_own_memory(problem))]
+    found.append(here(variant=OURS, mib=_own_memory(problem)))
+    if _chunks(problem):
+        found.append(here(variant=TASKWISE, mib=_own_memory(problem, 1)))
+    return found
 
 
-def _own_memory(problem: Problem) -> float | None:
+def _own_memory(problem: Problem, chunk: int | None = None) -> float | None:
     if not problem.device.startswith("cuda"):
-        return memory_growth(Build(meta_step, (problem, False)))
-    step = meta_step(problem, False)
+        return memory_growth(Build(meta_step, (problem, False, chunk)))
+    step = meta_step(problem, False, chunk)
     step()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
