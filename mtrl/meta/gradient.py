@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -65,11 +64,12 @@ class MetaGradient:
         if self.chunk is None:
             self.chunk = self._affordable(named, data)
         chunks = zip(*(torch.split(part, self.chunk) for part in data), strict=True)
-        losses, gradients = zip(
-            *(self._chunk_gradient(named, chunk) for chunk in chunks), strict=True
-        )
-        every = torch.cat(losses)
-        return _Outcome(every.mean(), reduce(torch.add, gradients) / tasks, every)
+        losses, total = self._chunk_gradient(named, next(chunks))
+        for chunk in chunks:
+            more, part = self._chunk_gradient(named, chunk)
+            losses = torch.cat([losses, more])
+            total += part
+        return _Outcome(losses.mean(), total / tasks, losses)
 
     def _affordable(self, named: Mapping[str, Tensor], data: FewShotTensors) -> int:
         function = self._function(list(named))
@@ -84,7 +84,7 @@ class MetaGradient:
         self, named: Mapping[str, Tensor], data: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         """Return the losses of the chunk's tasks, and the gradient of their sum as one vector."""
-        arguments = [*(value.detach() for value in named.values()), *data]
+        arguments = [*named.values(), *data]
         function = self._function(list(named))
         if self._compiled is None:
             return function(*arguments)
