@@ -1,9 +1,5 @@
 """Meta-batches over two processes: the numbers of one process, one sum a step, one stop, a clear end."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,74 +8,37 @@ import torch
 from distributed_worker import ARGUMENTS, CHOSEN, META_STEPS, meta_steps
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from two_processes import ends, learned, start_two, train_alone, train_together
 
-from mtrl.checkpoint import CheckpointStore
-from mtrl.cli import main
 from mtrl.commands.train import parse_training, train
 from mtrl.errors import UsageError
 from mtrl.meta.distributed import Processes, join, processes_of
 from mtrl.meta.kinds import KINDS
 from mtrl.metrics import read_metrics
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
 # Sums of a few dozen terms in another order, through eight steps of Adam.
 DOUBLE = {"rtol": 1e-12, "atol": 1e-14}
 SINGLE = {"rtol": 1e-4, "atol": 1e-6}
 
 
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def start_two(job: str, folder: Path, ports: int) -> list[subprocess.Popen[str]]:
-    command = [sys.executable, str(WORKER), job, str(folder), *free_ports(ports)]
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            command,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-
-
-def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """Return exit code and standard error of each."""
-    seen = []
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        seen.append((process.returncode, errors))
-    return seen
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where two processes have trained everything that is looked at here."""
-    place = tmp_path_factory.mktemp("together")
-    for code, errors in ends(start_two("everything", place, 5)):
-        assert code == 0, errors
-    return place
+    return train_together(tmp_path_factory.mktemp("together"), "everything", 5)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where one process has trained the same: `whole` and `chosen`."""
     place = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtrl.meta.watching.find_spec", lambda name: None)
-        for name, more in (("whole", []), ("chosen", CHOSEN)):
-            assert main(["train", "supervised", "--dir", str(place / name), *ARGUMENTS, *more]) == 0
-    return place
-
-
-def learned(directory: Path) -> dict[str, torch.Tensor]:
-    return CheckpointStore(directory / "checkpoints").load().tensors
+    runs: dict[str, list[str]] = {"whole": [], "chosen": CHOSEN}
+    return train_alone(
+        place,
+        [
+            ["supervised", "--dir", str(place / name), *ARGUMENTS, *more]
+            for name, more in runs.items()
+        ],
+    )
 
 
 def test_two_processes_take_the_meta_steps_of_one_up_to_rounding(folder: Path) -> None:

@@ -13,10 +13,9 @@ from distributed_worker import (
     outer_steps,
 )
 from safetensors.torch import load_file
-from test_distributed import ends, learned, start_two
 from torch.testing import assert_close
+from two_processes import learned, train_alone, train_together
 
-from mtrl.cli import main
 from mtrl.meta.distributed import Processes
 from mtrl.metrics import read_metrics
 from mtrl.rollouts import Chance, Rollout
@@ -30,21 +29,20 @@ SINGLE = {"rtol": 2e-3, "atol": 2e-4}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where two processes have trained everything that is looked at here."""
     place = tmp_path_factory.mktemp("together")
-    for code, errors in ends(start_two("reinforcement", place, 3 + len(RL_RUNS))):
-        assert code == 0, errors
-    return place
+    return train_together(place, "reinforcement", 3 + len(RL_RUNS))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where one process has trained the same."""
     place = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtrl.meta.watching.find_spec", lambda name: None)
-        for name, options in RL_RUNS.items():
-            command = ["train", "rl", "--dir", str(place / name), *RL_ARGUMENTS, *options]
-            assert main(command) == 0
-    return place
+    return train_alone(
+        place,
+        [
+            ["rl", "--dir", str(place / name), *RL_ARGUMENTS, *more]
+            for name, more in RL_RUNS.items()
+        ],
+    )
 
 
 def taken(folder: Path, rank: int) -> dict[str, torch.Tensor]:

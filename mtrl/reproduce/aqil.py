@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["QUICK_SETTINGS", "aqil_table"]
+__all__ = ["QUICK_SETTINGS", "aqil_table", "compare", "jobs_of"]
 
 TITLE = "AQIL: imitation first, then deep Q-learning"
 PAPER = "Zhang and Agarwal 2020 (arXiv:2004.00993)"
@@ -89,7 +89,7 @@ def aqil_table(place: Place) -> Outcome:
     found = {job.name for job in jobs if job.finished() is not None}
     carry_out_jobs(jobs, place.processes)
     trained = time.monotonic()
-    comparison, seconds = _compare(jobs, settings, place.seed)
+    comparison, seconds = compare(jobs, settings, place.seed)
     record = replace(
         record_of(place, revision, time.monotonic() - clock),
         processes=place.processes,
@@ -124,7 +124,7 @@ def jobs_of(
     ]
 
 
-def _compare(
+def compare(
     jobs: Sequence[Job], settings: AqilSettings, seed: int
 ) -> tuple[Comparison, dict[str, float]]:
     """Return the comparison and the seconds of each training by its name."""
