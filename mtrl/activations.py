@@ -15,6 +15,10 @@ class _Tanh(torch.autograd.Function):
 
     @staticmethod
     def forward(values: Tensor) -> Tensor:
+        if is_in_torch_dispatch_mode():
+            # Whoever traces operations would not see NumPy's, and keep its result as a constant. Compiled, a sigmoid
+            # takes less time than torch's tanh.
+            return values.mul(2).sigmoid().mul(2).sub(1)
         return torch.from_numpy(np.tanh(values.numpy()))
 
     @staticmethod
@@ -39,10 +43,7 @@ def tanh(values: Tensor) -> Tensor:
     """
     if values.device.type != "cpu" or values.dtype != torch.float32:
         return torch.tanh(values)
-    if is_in_torch_dispatch_mode():
-        # Whoever traces operations would not see NumPy's, and keep its result as a constant.
-        return torch.tanh(values)
-    if torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled() and not is_in_torch_dispatch_mode():
         # What makes the derivative takes longer than the function.
         return torch.from_numpy(np.tanh(values.numpy()))
     made: Tensor = _Tanh.apply(values)  # type: ignore[no-untyped-call]
