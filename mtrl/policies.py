@@ -44,6 +44,9 @@ class Distribution(Protocol):
     def log_prob(self, actions: Tensor) -> Tensor:
         """Return the log probability or density of `actions`."""
 
+    def entropy(self) -> Tensor:
+        """Return the entropy, in nats; a density's is the differential one."""
+
     def kl(self, other: Any) -> Tensor:
         """Return KL(self || other)."""
 
@@ -83,6 +86,10 @@ class Gaussian(NamedTuple):
         scaled = (actions - self.mean) * torch.exp(-self.log_std)
         return (-0.5 * scaled.square() - self.log_std - _LOG_SQRT_2PI).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """Return the differential entropy, shaped like the mean without its last axis."""
+        return (self.log_std + _LOG_SQRT_2PI + 0.5).expand_as(self.mean).sum(-1)
+
     def kl(self, other: "Gaussian") -> Tensor:
         """Return KL(self || other), shaped like the mean without its last axis."""
         ratio = torch.exp(2 * (self.log_std - other.log_std))
@@ -118,6 +125,11 @@ class Categorical(NamedTuple):
         """Return the log probability of int64 `actions`, shaped like the logits without their last axis."""
         log_probs = self.logits.log_softmax(-1)
         return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy, shaped like the logits without their last axis."""
+        log_probs = self.logits.log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
 
     def kl(self, other: "Categorical") -> Tensor:
         """Return KL(self || other), shaped like the logits without their last axis."""

@@ -95,7 +95,7 @@ TAGS: tuple[Tag, ...] = (
     ),
     Tag(
         pattern="outer/entropy",
-        description="Mean entropy of a recurrent policy that makes choices.",
+        description="Mean entropy of a recurrent policy; the differential one where actions are numbers.",
         unit="nats",
     ),
     Tag(

@@ -36,6 +36,7 @@ def test_the_gaussians_log_prob_and_kl_are_those_of_torch() -> None:
     assert_close(one.log_prob(actions), distribution(one).log_prob(actions), **EXACT)
     for p, q in ((one, other), (other, one)):
         assert_close(p.kl(q), kl_divergence(distribution(p), distribution(q)), **EXACT)
+        assert_close(p.entropy(), distribution(p).entropy(), **EXACT)
     assert_close(one.kl(one), torch.zeros(2, 5, dtype=torch.float64), **EXACT)
 
 
@@ -109,6 +110,7 @@ def test_the_categoricals_log_prob_and_kl_are_those_of_torch() -> None:
     assert_close(one.log_prob(actions), p.log_prob(actions), **EXACT)
     assert_close(one.kl(other), kl_divergence(p, q), **EXACT)
     assert_close(other.kl(one), kl_divergence(q, p), **EXACT)
+    assert_close(one.entropy(), p.entropy(), **EXACT)
     assert_close(one.kl(one), torch.zeros(2, 5, dtype=torch.float64), **EXACT)
 
 

@@ -170,11 +170,9 @@ def losses(
         "outer/value_loss": value_loss,
         "outer/clip_share": ((ratio - clipped).abs().gt(0) * share).sum(),
     }
+    measured["outer/entropy"] = (distribution.entropy() * share).sum()
     if isinstance(distribution, Categorical):
-        log_probs = distribution.logits.log_softmax(-1)
-        entropy = -((log_probs.exp() * log_probs).sum(-1) * share).sum()
-        loss = loss - entropy_weight * entropy
-        measured["outer/entropy"] = entropy
+        loss = loss - entropy_weight * measured["outer/entropy"]
     return loss, {name: value.detach() for name, value in measured.items()}
 
 
