@@ -56,12 +56,13 @@ def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gradient_is_that_of_the_shared_parameters_alone(learner: FineTune | Oracle) -> None:
     params = initial_params()
     data = (*points(3, seed=1), *points(3, seed=2))
-    ours = MetaGradient(learner, squared_error)(MetaParams(params, {}), data)
+    meta = MetaParams(params, {})
+    ours = MetaGradient(learner, squared_error)(meta, data)
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
     loss = (NETWORK(leaves, data[2].flatten(0, 1)) - data[3].flatten(0, 1)).square().mean()
     gradient = torch.autograd.grad(loss, list(leaves.values()))
     assert_close(ours.loss, loss.detach(), **EXACT)
-    assert_close(list(ours.gradient.values()), list(gradient), **EXACT)
+    assert_close(list(meta.like(ours.gradient).named().values()), list(gradient), **EXACT)
 
 
 @pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])

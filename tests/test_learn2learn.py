@@ -78,7 +78,7 @@ def test_meta_gradients_are_learn2learns(
     ours = MetaGradient(learner, squared_error)(meta, (*support, *query))
     assert_close(ours.loss, loss.detach(), **EXACT)
     # learn2learn's parameters are the module's, then the step sizes: ours too.
-    assert_close(list(ours.gradient.values()), list(expected), **EXACT)
+    assert_close(list(meta.like(ours.gradient).named().values()), list(expected), **EXACT)
 
 
 @pytest.mark.parametrize("cls", [MAML, MetaSGD])
@@ -89,9 +89,11 @@ def test_a_first_order_gradient_is_another_one(theirs: SimpleNamespace, cls: Any
     loss = torch.stack(their_query_losses(made, support, query, 1)).mean()
     expected = torch.autograd.grad(loss, list(made.parameters()))
     learner = cls(first_order=True)
-    ours = MetaGradient(learner, squared_error)(meta_params(learner), (*support, *query))
+    meta = meta_params(learner)
+    ours = MetaGradient(learner, squared_error)(meta, (*support, *query))
     differences = [
-        float((a - b).abs().max()) for a, b in zip(ours.gradient.values(), expected, strict=True)
+        float((a - b).abs().max())
+        for a, b in zip(meta.like(ours.gradient).named().values(), expected, strict=True)
     ]
     assert max(differences) > 1e-3
 
