@@ -1,5 +1,7 @@
 """Bytes that live at the same time are counted, and as many tasks worked on at once as their bound allows."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tiny_regression import EXACT, meta_params, points, squared_error
@@ -40,7 +42,7 @@ def test_what_the_derivative_keeps_counts() -> None:
     assert chain == 3000 * FLOAT > peak_bytes(lambda: [x.detach().exp().exp().exp()])
 
 
-def holding(fixed: int, each: int) -> "object":
+def holding(fixed: int, each: int) -> Callable[[int], Tensor]:
     def gradient(tasks: int) -> Tensor:
         return torch.empty(fixed + each * tasks, dtype=torch.uint8)
 
@@ -61,7 +63,7 @@ def holding(fixed: int, each: int) -> "object":
     ],
 )
 def test_the_bound_decides_and_chunks_are_alike(bound: int, expected: int) -> None:
-    assert tasks_at_once(holding(1000, 100), TASKS, bound) == expected  # type: ignore[arg-type]
+    assert tasks_at_once(holding(1000, 100), TASKS, bound) == expected
 
 
 def test_one_task_alone_is_not_measured() -> None:
