@@ -305,6 +305,12 @@ def test_summary_by_hand() -> None:
     # Of six sorted scores one is cut from each end: 14, 15, 15, 16 | 29, 33.
     shared = summary.overall["shared"]
     assert shared.iqm.estimate == np.mean([15, 15, 16, 29])
+    # Of two scores none is cut.
+    assert shared.lowest_iqm == 14.5
+    five = summarise(
+        {"shared": np.array([[1.0, 9.0], [2, 9], [3, 9], [5, 9], [90, 9]])}, ("a", "b")
+    )
+    assert five.overall["shared"].lowest_iqm == np.mean([2, 3, 5])
     assert (shared.worst_name, shared.worst.estimate) == ("b", 14.5)
     assert (summary.overall["blind"].worst_name, summary.overall["blind"].worst.estimate) == (
         "a",
@@ -403,7 +409,7 @@ def test_the_page_says_what_the_summary_says() -> None:
         assert f"| {row.name} | {cells} | {sign}{row.transfer} | {flag} |" in page
     for kind, name in (("shared", "shared trunk"), ("blind", "not told the task")):
         row = summary.overall[kind]
-        cells = (name, row.iqm, row.normalised, row.worst_name, row.worst)
+        cells = (name, row.iqm, row.normalised, f"{row.lowest_iqm:.2f}", row.worst_name, row.worst)
         assert "| " + " | ".join(map(str, cells)) + " |" in page
     for text in (
         str(summary.improvement["specialists"]),

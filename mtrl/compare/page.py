@@ -138,15 +138,17 @@ def _verdict(plan: Plan, summary: Summary) -> str:
 
 def _overall_table(plan: Plan, summary: Summary) -> str:
     normalised = all(row.normalised is not None for row in summary.overall.values())
-    head = ["agent", "IQM return", *["normalised IQM"] * normalised, "worst task", "its return"]
+    head = ["agent", "IQM return", *["normalised IQM"] * normalised, "lowest IQM of a task"]
+    head += ["worst task", "its return"]
     body = []
     for kind, row in summary.overall.items():
         shares = [str(row.normalised)] * normalised
-        body.append([TITLES[kind], str(row.iqm), *shares, row.worst_name, str(row.worst)])
+        lowest = f"{row.lowest_iqm:.2f}"
+        body.append([TITLES[kind], str(row.iqm), *shares, lowest, row.worst_name, str(row.worst)])
     table = markdown_table(head, body)
     note = (
         "IQM: interquartile mean over tasks and seeds, with the 95 % interval of the stratified bootstrap; "
-        "the worst task is that with the lowest mean over seeds."
+        "that of a task is over seeds alone; the worst task is that with the lowest mean over seeds."
     )
     if normalised:
         note += " Normalised: 0 are random actions, 1 is the specialists' mean on the task."

@@ -11,6 +11,7 @@ from mtrl.compare.plan import Kind
 from mtrl.evaluation.statistics import (
     Interval,
     interval,
+    iqm,
     probability_of_improvement,
     stratified_interval,
 )
@@ -59,12 +60,14 @@ class Overall:
         iqm: interquartile mean over tasks and seeds.
         normalised: the same of (score - random) / (specialists - random), with the specialists' mean over
             seeds; None if that is not known.
+        lowest_iqm: the lowest over tasks of the interquartile mean over seeds.
         worst_name: the task with the lowest mean over seeds.
         worst: its score.
     """
 
     iqm: Interval
     normalised: Interval | None
+    lowest_iqm: float
     worst_name: str
     worst: Interval
 
@@ -178,6 +181,7 @@ def _overall(
     return Overall(
         iqm=stratified_interval(values, numpy_generator(seed, f"compare iqm {kind}")),
         normalised=normalised,
+        lowest_iqm=min(float(iqm(column[:, None])) for column in values.T),
         worst_name=worst.name,
         worst=worst.scores[kind],
     )
