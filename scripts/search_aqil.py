@@ -33,6 +33,10 @@ TRIALS: dict[str, AqilSettings] = {
     "short-exploration": replace(BASE, exploration_share=0.04),
     "more-updates": replace(BASE, updates_per_episode=200),
     "few-environments": replace(BASE, environments=10),
+    "single": replace(BASE, double=False),
+    "zero-start": replace(BASE, optimistic=False),
+    "plain": replace(BASE, double=False, optimistic=False),
+    "few-updates": replace(BASE, updates_per_episode=50),
 }
 """What is tried, by name."""
 

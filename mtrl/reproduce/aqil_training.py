@@ -75,6 +75,10 @@ class AqilSettings:
     """Of Adam."""
     gamma: float = 0.99
     """Discount."""
+    double: bool = True
+    """Whether the online network chooses the action that the target network values."""
+    optimistic: bool = True
+    """Whether values begin at those of an expert that never errs, the highest there are, and not near 0."""
     batch_size: int = 128
     """Transitions of an update."""
     buffer_size: int = 300_000
@@ -202,17 +206,17 @@ def training_env(settings: AqilSettings) -> VecEnv:
 def make_agent(settings: AqilSettings, seed: int) -> QImitation:
     """Return an untrained agent on the paper's cart-pole.
 
-    Its values begin at those of an expert that never errs, the highest there are: what was not tried
-    looks good, and values need not climb a hundred steps of rewards first.
+    Where its values begin at the highest there are, what was not tried looks good, and values need
+    not climb a hundred steps of rewards first.
     """
     env = training_env(settings)
     first, last = settings.exploration
-    double = DeepQOptions(double=True)
+    options = DeepQOptions(double=settings.double)
     reward = GradedReward(angle_width=ANGLE_WIDTH)
     agent = QImitation(
         "MlpPolicy",
         env,
-        method=Aqil(reward=reward, imitation=double, reinforcement=double),
+        method=Aqil(reward=reward, imitation=options, reinforcement=options),
         updates_per_episode=settings.updates_per_episode,
         learning_rate=settings.learning_rate,
         gamma=settings.gamma,
@@ -229,9 +233,10 @@ def make_agent(settings: AqilSettings, seed: int) -> QImitation:
         seed=seed,
         device="cpu",
     )
-    start = torch.zeros((1, *(env.observation_space.shape or ())))
-    for network in (agent.q_net, agent.q_net_target):
-        transform_values(network, (1.0, 1 / (1 - settings.gamma)), start)
+    if settings.optimistic:
+        start = torch.zeros((1, *(env.observation_space.shape or ())))
+        for network in (agent.q_net, agent.q_net_target):
+            transform_values(network, (1.0, 1 / (1 - settings.gamma)), start)
     return agent
 
 
