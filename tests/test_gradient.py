@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_regression import EXACT, NETWORK, generator, meta_params, points, squared_error
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
@@ -107,6 +108,45 @@ def test_it_is_compiled_once_for_each_shape_that_occurs(monkeypatch: pytest.Monk
         assert_close((ours.loss, ours.gradient), (expected.loss, expected.gradient), **EXACT)
     shapes = [((tasks, 5), (tasks, query)) for tasks, query in ((4, 6), (2, 6), (4, 2))]
     assert traced == [[support, support, query, query] for support, query in shapes]
+
+
+def test_on_cuda_kernels_become_a_graph_whose_results_outlive_the_next_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, object] = {}
+    place = torch.zeros(3, 3)
+
+    def compile_as_graph(graph: TensorFunction, **how: object) -> TensorFunction:
+        asked.update(how)
+
+        def replay(*arguments: Tensor) -> list[Tensor]:
+            # What a CUDA graph does: one place for the results of all calls.
+            return [place.add_(1)]
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", compile_as_graph)
+    with FakeTensorMode():
+        # Of a GPU that need not be there.
+        example = [torch.empty(3, 3, device="cuda")]
+        compiled = compile_traced(lambda x: [x @ x], example)
+    (first,), (second,) = compiled(), compiled()
+    assert asked["mode"] == "reduce-overhead"
+    assert_close((first, second), (torch.ones(3, 3), torch.full((3, 3), 2.0)), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@each_learner
+def test_compiled_on_a_gpu_it_is_the_same(learner: MAML | MetaSGD) -> None:
+    meta = meta_params(learner)
+    there = MetaParams.from_named({name: value.cuda() for name, value in meta.named().items()})
+    compiled = MetaGradient(learner, squared_error, chunk=3, compiled=True)
+    for query_shots in (6, 6, 4, 6):
+        given = data(query_shots=query_shots)
+        expected = MetaGradient(learner, squared_error)(meta, given)
+        ours = compiled(there, [part.cuda() for part in given])
+        assert_close(ours.losses.cpu(), expected.losses, rtol=1e-12, atol=0)
+        assert_close(ours.gradient.cpu(), expected.gradient, rtol=1e-10, atol=1e-13)
 
 
 def test_without_a_compiler_the_error_says_what_to_install(
