@@ -335,6 +335,18 @@ def test_the_figure_shows_scores_over_the_episodes_seen_and_steps_of_training() 
     assert [mark.get_text() for mark in adaptation.get_xticklabels()] == list("0124") + ["20", "40"]
 
 
+def test_errors_over_training_are_shown_by_their_size() -> None:
+    # A learner that diverges once would press all others onto the axis.
+    pytest.importorskip("matplotlib")
+    family = scores(maml=np.random.default_rng(0).uniform(0.1, 3, size=(2, 4, 3)))
+    summary = summarise(family, "maml", seed=0)
+    shown = [np.full((2, 3), level) for level in (0.01, 1e7)]
+    curves = [Curve(done=np.array([500, 1000]), scores=each) for each in shown]
+    _, learning, _ = draw_figure([summary], {"f": {"maml": curves}}).axes
+    assert learning.get_yscale() == "log"
+    assert_allclose(learning.lines[0].get_ydata(), np.sqrt(0.01 * 1e7))
+
+
 # The step size at test
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtrl.benchmarks.quality.learners import LEARNERS
 from mtrl.benchmarks.quality.scores import FamilyScores
@@ -108,6 +109,8 @@ def _logarithmic_steps(axes: "Axes") -> None:
 
 def _learning(axes: "Axes", summary: FamilySummary, curves: Curves) -> None:
     family = summary.family
+    # Errors of a learner that diverged once differ from others by their order, not by their size.
+    by_order = family.score == "error"
     for learner, runs in curves.items():
         # Runs of one learner evaluate after equal iterations, and take about as many steps to them.
         done = np.mean([run.done for run in runs], 0)
@@ -116,11 +119,19 @@ def _learning(axes: "Axes", summary: FamilySummary, curves: Curves) -> None:
         axes.fill_between(done, after.min(0), after.max(0), color=look["color"], alpha=0.13, lw=0)
         # A line of one point is none.
         marker = "o" if len(done) == 1 else ""
-        axes.plot(done, after.mean(0), marker=marker, ms=4, lw=1.5, **look)
+        middle = _geometric_mean(after) if by_order else after.mean(0)
+        axes.plot(done, middle, marker=marker, ms=4, lw=1.5, **look)
+    if by_order:
+        axes.set_yscale("log")
     if family.score == "return" and curves:
         _logarithmic_steps(axes)
     title = "after the last step, while it trains"
     dress(axes, title=title, xlabel=family.trained_unit, ylabel=family.score)
+
+
+def _geometric_mean(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the first axis by logarithms."""
+    return np.asarray(np.exp(np.log(np.maximum(errors, np.finfo(np.float64).tiny)).mean(0)))
 
 
 def _profile(axes: "Axes", summary: FamilySummary) -> None:
