@@ -38,7 +38,9 @@ TRIALS: dict[str, AqilSettings] = {
     "plain": replace(BASE, double=False, optimistic=False),
     "few-updates": replace(BASE, updates_per_episode=50),
     "few-updates-short-exploration": replace(BASE, updates_per_episode=50, exploration_share=0.04),
-    "fewer-updates-short-exploration": replace(BASE, updates_per_episode=30, exploration_share=0.04),
+    "fewer-updates-short-exploration": replace(
+        BASE, updates_per_episode=30, exploration_share=0.04
+    ),
 }
 """What is tried, by name."""
 
