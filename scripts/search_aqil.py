@@ -26,21 +26,27 @@ from mtrl.versions import library_versions
 FIRST_SEED = 100
 """Below are the table's."""
 
-BASE = AqilSettings()
+TABLE = AqilSettings()
+BASE = replace(TABLE, updates_per_episode=100, exploration_share=0.1)
+"""What the search began with."""
+SHORT = 0.04
+"""Exploration over 20 of 500 episodes in place of 50."""
 TRIALS: dict[str, AqilSettings] = {
     "base": BASE,
     "long-episodes": replace(BASE, step_limit=10_000),
-    "short-exploration": replace(BASE, exploration_share=0.04),
+    "short-exploration": replace(BASE, exploration_share=SHORT),
     "more-updates": replace(BASE, updates_per_episode=200),
     "few-environments": replace(BASE, environments=10),
     "single": replace(BASE, double=False),
     "zero-start": replace(BASE, optimistic=False),
     "plain": replace(BASE, double=False, optimistic=False),
     "few-updates": replace(BASE, updates_per_episode=50),
-    "few-updates-short-exploration": replace(BASE, updates_per_episode=50, exploration_share=0.04),
+    "few-updates-short-exploration": replace(BASE, updates_per_episode=50, exploration_share=SHORT),
+    "fewer-updates": replace(BASE, updates_per_episode=30),
     "fewer-updates-short-exploration": replace(
-        BASE, updates_per_episode=30, exploration_share=0.04
+        BASE, updates_per_episode=30, exploration_share=SHORT
     ),
+    "table": TABLE,
 }
 """What is tried, by name."""
 

@@ -238,6 +238,8 @@ def test_a_level_is_reached_when_a_mean_of_episodes_reaches_it() -> None:
         ([100, 410, 400, 900], 10.0, [False, True]),
         ([310, 300, 400, 1000], 10.0, [False, True]),
         ([100, 200, 250, 290], 10.0, [True, False]),
+        # The mean's ratio is 3.5, but seeds differ by more than the half that is left.
+        ([100, 200, 250, 350], 90.0, [True, False]),
         ([100, 300, 400, 900], 2000.0, [True, False]),
     ],
 )

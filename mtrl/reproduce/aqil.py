@@ -159,7 +159,9 @@ def _page(comparison: Comparison, settings: AqilSettings, record: Record) -> str
         (
             f"Mean and best of the true return over training episodes, the means of {seeds} seeds with 95 % "
             "bootstrap intervals over seeds in brackets. The paper's last two numbers are approximate. "
-            f"AQIL's mean is {_ratio(comparison.ratio)} times that of reinforcement learning alone."
+            f"AQIL's mean is {_ratio(comparison.ratio)} times that of reinforcement learning alone. The ratio "
+            "depends on how much all modes learn from an episode: with more updates for each, reinforcement learning "
+            "alone begins to solve the task within these episodes ([what was tried](aqil-search.md))."
         ),
         f"![Returns and regret to the expert{f', {QUICK}' * record.quick}]({record.stem}.png)",
         "## The expert, and the policies at the end",
@@ -303,10 +305,10 @@ def _choices(settings: AqilSettings) -> tuple[str, ...]:
             "learnt from, in all modes alike."
         ),
         (
-            f"Double Q-learning, γ {settings.gamma}, Adam with {settings.learning_rate:g}, batches of "
+            f"{'Double' if settings.double else 'Plain'} Q-learning, γ {settings.gamma}, Adam with {settings.learning_rate:g}, batches of "
             f"{settings.batch_size}, a buffer of {settings.buffer_size:,}, a target network that follows by "
             f"{settings.target_rate:g} at each update, layers of {' and '.join(map(str, settings.hidden))} units, "
-            f"values that begin at 1 / (1 - γ)."
+            f"values that begin {'at 1 / (1 - γ)' if settings.optimistic else 'near 0'}."
         ),
         (
             f"ε falls from {first:g} to {last:g} over the first {settings.exploration_share * settings.episodes:.0f} "

@@ -69,7 +69,7 @@ class AqilSettings:
     """What the D term of the expert takes."""
     environments: int = 20
     """Episodes side by side; the paper's number of trajectories of an epoch, which it does not give."""
-    updates_per_episode: int = 100
+    updates_per_episode: int = 30
     """Updates that follow each episode, however long it was."""
     learning_rate: float = 1e-3
     """Of Adam."""
@@ -91,7 +91,7 @@ class AqilSettings:
     """Units of the Q-network's layers."""
     exploration: tuple[float, float] = (1.0, 0.02)
     """First and last chance of a random action, where learning starts from scratch."""
-    exploration_share: float = 0.1
+    exploration_share: float = 0.04
     """Of all episodes, over which it falls."""
     learning_rate_factor: float = 0.1
     """At the switch: of the learning rate."""
