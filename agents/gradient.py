@@ -7,7 +7,7 @@ from mtrl.meta.agent import Transition
 from mtrl.meta.inner import adapt
 from mtrl.meta.objectives import AdvantageSettings, policy_batch, policy_loss
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.trust_region import GradientAdaptation
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.nets import Params
 from mtrl.rollouts import Rollout
 

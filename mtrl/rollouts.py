@@ -4,6 +4,7 @@ Layout: every tensor starts with the axes (tasks, episodes, time). The time axis
 episode; a shorter one is followed by steps with `mask` 0, which no return, loss or statistic may count.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from mtrl.errors import UsageError
 from mtrl.host_reads import reads_are_free
 from mtrl.nets import Params
-from mtrl.policies import Policy
+from mtrl.policies import Distribution, Policy
 
 __all__ = [
     "CHECK_EVERY",
@@ -192,17 +193,15 @@ def play(env: EpisodeBatch, policy: Policy, params: Params, chance: Chance) -> R
     device, looks = chance.seeds.device, reads_are_free(chance.seeds.device)
     observation = env.reset(chance.seeds.flatten())
     running = torch.ones(tasks * episodes, device=device)
-    history: dict[str, list[Tensor]] = {
-        key: [] for key in ("obs", "act", "logp", "rew", "mask", "term")
-    }
+    history: dict[str, list[Tensor]] = {key: [] for key in ("obs", "act", "rew", "mask", "term")}
+    distributions: list[Distribution] = []
     for step, noise in enumerate(chance.noise):
         if looks and step and step % CHECK_EVERY == 0 and not running.any():
             break
         history["obs"].append(observation)
         distribution = policy(params, observation.view(tasks, episodes, -1))
-        action = distribution.sample(noise)
-        history["logp"].append(distribution.log_prob(action).flatten(0, 1))
-        action = action.flatten(0, 1)
+        distributions.append(distribution)
+        action = distribution.sample(noise).flatten(0, 1)
         observation, reward, terminated, truncated = env.step(action)
         history["act"].append(action)
         history["rew"].append(reward.to(running.dtype).masked_fill(running == 0, 0.0))
@@ -214,12 +213,21 @@ def play(env: EpisodeBatch, policy: Policy, params: Params, chance: Chance) -> R
         rows = torch.stack(history[key], dim=1)
         return rows.view(tasks, episodes, *rows.shape[1:])
 
+    actions = stacked("act")
     return Rollout(
         observations=stacked("obs"),
-        actions=stacked("act"),
-        log_probs=stacked("logp"),
+        actions=actions,
+        log_probs=_log_probs(distributions, actions),
         rewards=stacked("rew"),
         mask=stacked("mask"),
         terminated=stacked("term"),
         final_observations=observation.view(tasks, episodes, -1),
     )
+
+
+def _log_probs(distributions: Sequence[Distribution], actions: Tensor) -> Tensor:
+    """Return those of `actions` (tasks, episodes, time, ...) under the distributions of each time, all at once."""
+    parts = zip(*distributions, strict=True)
+    # Before the last axis: what tasks or episodes share may lack theirs.
+    joined = distributions[0].like(torch.stack(each, -2) for each in parts)
+    return joined.log_prob(actions)

@@ -21,8 +21,9 @@ from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.outer import TRPO, AdamUpdate
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP, ProximalUpdate
-from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
+from mtrl.meta.trust_region import PolicyUpdate, TrustRegionUpdate
 from mtrl.nets import Params
 from mtrl.policies import GaussianPolicy
 

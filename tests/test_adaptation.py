@@ -15,7 +15,7 @@ from mtrl.meta.agent import Transition
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, policy_batch
-from mtrl.meta.trust_region import GradientAdaptation
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.policies import GaussianPolicy
 from mtrl.rollouts import Rollout
 from mtrl.seeding import numpy_generator, torch_generator

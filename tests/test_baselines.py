@@ -23,16 +23,18 @@ from mtrl.envs.told import ToldFamily, ToldFewShotFamily
 from mtrl.errors import UsageError
 from mtrl.evaluation.trained import EvaluationSettings, load_run
 from mtrl.meta.baselines import FineTune, Oracle
+from mtrl.meta.chunk_work import ChunkWork
 from mtrl.meta.few_shot import FewShotAdaptation
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.objectives import surrogate
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP, policies_along, proximal_losses
 from mtrl.meta.reinforcement import ReinforcementConfig, meta_train_reinforcement
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
-from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
+from mtrl.meta.trust_region import meta_trust_region_step
 from mtrl.metrics import read_metrics
 from mtrl.policies import Policy
 from mtrl.runs import Run
@@ -79,14 +81,14 @@ def test_the_policy_step_is_the_natural_gradient_of_the_shared_policy(policy: Po
     fisher = torch.autograd.functional.hessian(lambda v: shared(v)[1], meta.flat())
     assert isinstance(fisher, Tensor)
     settings = TRPO(max_kl=0.01, damping=0.1, cg_iterations=60, curvature_fraction=1.0)
-    after, step = meta_trust_region_step(how, meta, [], query, settings)
+    after, step = meta_trust_region_step(ChunkWork(how), meta, [], query, settings)
     direction = torch.linalg.solve(fisher + 0.1 * torch.eye(len(gradient)).double(), gradient)
     full = direction * torch.sqrt(2 * settings.max_kl / (gradient @ direction))
     assert step.fraction > 0
     assert_close(after.flat(), meta.flat() - step.fraction * full, rtol=0, atol=1e-9)
     # A twentieth of the samples for the curvature bends the step, and does not break it.
     thin, _ = meta_trust_region_step(
-        how, meta, [], query, replace(settings, curvature_fraction=0.5)
+        ChunkWork(how), meta, [], query, replace(settings, curvature_fraction=0.5)
     )
     assert (thin.flat() - after.flat()).abs().max() > 1e-6
 

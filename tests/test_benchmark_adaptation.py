@@ -36,7 +36,7 @@ from mtrl.benchmarks.adaptation.settings import (
 from mtrl.benchmarks.adaptation.timing import Memory, Split, measure_limits
 from mtrl.commands.benchmark_adaptation import parse_adaptation
 from mtrl.errors import MtrlError, UsageError
-from mtrl.meta import trust_region
+from mtrl.meta import policy_adaptation
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.outer import TRPO
 
@@ -173,7 +173,7 @@ def test_the_loop_takes_our_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for iterations in (1, 4):
         problem = replace(TINY, trpo=replace(TINY.trpo, cg_iterations=iterations))
         assert navigation.disagreement(problem) < 1e-12
-        monkeypatch.setattr(trust_region, "SAMPLES_PER_CHUNK", 40)
+        monkeypatch.setattr(policy_adaptation, "SAMPLES_PER_CHUNK", 40)
         assert navigation.disagreement(problem) < 1e-12
 
 

@@ -18,7 +18,7 @@ from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.trust_region import GradientAdaptation
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.nets import CONTEXT, MLP, Params
 
 TASKS, SIZE = 3, 2
@@ -110,7 +110,7 @@ def test_the_weight_of_the_context_is_learned_through_the_inner_step(first_order
 
 def test_traced_for_the_compiler_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mtrl.meta.gradient.compile_traced",
+        "mtrl.meta.compiled.compile_traced",
         lambda function, example: make_fx(function)(*example),
     )
     learner = CAVIA(context_size=SIZE)

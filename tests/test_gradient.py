@@ -98,7 +98,7 @@ def test_it_is_compiled_once_for_each_shape_that_occurs(monkeypatch: pytest.Monk
         traced.append([tuple(part.shape[:2]) for part in example[-4:]])
         return make_fx(function)(*example)
 
-    monkeypatch.setattr("mtrl.meta.gradient.compile_traced", trace)
+    monkeypatch.setattr("mtrl.meta.compiled.compile_traced", trace)
     learner = MetaSGD(inner_steps=2)
     meta = meta_params(learner)
     compiled = MetaGradient(learner, squared_error, chunk=4, compiled=True)

@@ -25,10 +25,11 @@ from mtrl.meta.maml import MAML, MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO, AdamUpdate, trust_region_step
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile, ReptileGradient
 from mtrl.meta.task_source import ChosenTasks
-from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
+from mtrl.meta.trust_region import PolicyUpdate, TrustRegionUpdate
 from mtrl.nets import MLP
 from mtrl.policies import GaussianPolicy
 from mtrl.rollouts import collect
@@ -179,7 +180,7 @@ class Iteration:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the code believe that its tensors are on an accelerator."""
-    for module in ("mtrl.rollouts", "mtrl.meta.outer"):
+    for module in ("mtrl.rollouts", "mtrl.meta.outer", "mtrl.meta.trust_region"):
         monkeypatch.setattr(f"{module}.reads_are_free", lambda device: False)
 
 
@@ -213,6 +214,7 @@ def test_looking_and_not_looking_give_the_same_iteration(monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr("mtrl.rollouts.reads_are_free", lambda device: False)
         patched.setattr("mtrl.meta.outer.reads_are_free", lambda device: False)
+        patched.setattr("mtrl.meta.trust_region.reads_are_free", lambda device: False)
         unseen = blind()
     assert_close(blind.meta.flat(), looking.meta.flat(), rtol=0, atol=0)
     # The share of the step is a number of the host's own in one, in single precision in the other.

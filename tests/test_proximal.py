@@ -14,15 +14,15 @@ from torch.testing import assert_close
 
 from mtrl.config import from_dict, to_dict
 from mtrl.errors import UsageError
-from mtrl.meta import trust_region
+from mtrl.meta import policy_adaptation
 from mtrl.meta.cavia import CAVIA, context_size
 from mtrl.meta.maml import MAML, MetaLearner
 from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reinforcement import ReinforcementConfig
-from mtrl.meta.trust_region import GradientAdaptation
 from mtrl.nets import Params
 from mtrl.policies import Policy
 
@@ -192,7 +192,7 @@ def test_chunks_of_tasks_change_nothing(
 ) -> None:
     problem = Problem(learner)
     together = problem.step()[0].flat()
-    monkeypatch.setattr(trust_region, "SAMPLES_PER_CHUNK", 1)  # one task at a time
+    monkeypatch.setattr(policy_adaptation, "SAMPLES_PER_CHUNK", 1)  # one task at a time
     assert_close(problem.step()[0].flat(), together, rtol=0, atol=1e-10)
 
 

@@ -34,6 +34,7 @@ from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import AdvantageSettings, PolicyBatch, policy_batch
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP
 from mtrl.meta.reinforcement import (
     ReinforcementConfig,
@@ -43,7 +44,6 @@ from mtrl.meta.reinforcement import (
 )
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
-from mtrl.meta.trust_region import GradientAdaptation
 from mtrl.metrics import read_metrics
 from mtrl.nets import Params
 from mtrl.rollouts import Chance, Rollout, collect, play
@@ -180,6 +180,31 @@ def test_other_learners_and_outer_updates_learn_to_adapt_too(
     )
     assert gain.low > 2.0, str(gain)
     assert gain.low > 1.5 * adapted_gain(config, untrained).mean
+
+
+def test_compiled_a_run_is_the_same_up_to_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced and rewritten; the compiler itself is left out.
+    made = []
+    monkeypatch.setattr(
+        "mtrl.meta.compiled._compiled", lambda graph, device: made.append(graph) or graph
+    )
+    # Some episodes end at the goal; all samples are as long as the horizon.
+    options: dict[str, bool | int | float] = {"horizon": 20, "terminate_at_goal": True}
+    # Ten iterations of conjugate gradients amplify rounding a billion times.
+    outer = TRPO(cg_iterations=2, damping=0.1, curvature_fraction=0.5)
+    config = replace(TINY, family_options=options, iterations=2, outer=outer)
+    expected = train(tmp_path / "off", config)
+    found = train(tmp_path / "on", replace(config, compile="on"))
+    # The outer gradient, loss and KL, and the two parts of a Fisher product; of one shape each.
+    assert len(made) == 4
+    assert_close(found.flat(), expected.flat(), rtol=1e-4, atol=1e-5)
+
+
+def test_only_trpo_is_compiled() -> None:
+    with pytest.raises(UsageError, match="compile is for the outer update trpo"):
+        replace(TINY, outer=PROMP(), compile="on")
 
 
 def test_a_context_is_the_tasks_and_no_part_of_what_is_saved(

@@ -82,7 +82,7 @@ def test_interpolation_goes_the_share_of_the_way_to_the_mean() -> None:
 
 def test_traced_for_the_compiler_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "mtrl.meta.gradient.compile_traced",
+        "mtrl.meta.compiled.compile_traced",
         lambda function, example: make_fx(function)(*example),
     )
     meta, learner = MetaParams(initial_params(), {}), Reptile(step_size=0.3)

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from tiny_policy import CHOOSING, POLICY, policy_meta, samples
 from tiny_regression import EXACT
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from mtrl.meta import trust_region
+from mtrl.meta import policy_adaptation
 from mtrl.meta.anil import ANIL
 from mtrl.meta.cavia import CAVIA, context_size
+from mtrl.meta.chunk_work import ChunkWork, adapted_policies
+from mtrl.meta.compiled import has_compiler
+from mtrl.meta.constant_part import split_off_constants
 from mtrl.meta.fisher import StepSizeDerivative
 from mtrl.meta.inner import adapt
 from mtrl.meta.maml import MAML, MetaLearner
@@ -20,10 +25,12 @@ from mtrl.meta.meta_sgd import MetaSGD
 from mtrl.meta.objectives import PolicyBatch, policy_loss, surrogate_loss
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
+from mtrl.meta.policy_adaptation import GradientAdaptation, task_chunks
 from mtrl.meta.trust_region import (
-    GradientAdaptation,
-    _adapted_policies,
-    _thinned,
+    Join,
+    _thinned_products,
+    alone,
+    loss_and_kl,
     meta_trust_region_step,
 )
 from mtrl.nets import Params
@@ -89,7 +96,7 @@ class Problem:
 
     def step(self, settings: TRPO) -> tuple[MetaParams, float, float, float]:
         meta, step = meta_trust_region_step(
-            self.how, self.meta, self.supports, self.query, settings
+            ChunkWork(self.how), self.meta, self.supports, self.query, settings
         )
         return meta, step.improvement, step.kl, step.fraction
 
@@ -100,10 +107,13 @@ def fisher_product(
     """Return the product with the mean of the tasks' Fisher informations."""
     how, meta, supports = how or problem.how, problem.meta, problem.supports
     step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
-    policies = [_adapted_policies(how, meta, supports, problem.query, step_sizes)]
+    chunk = [*supports, problem.query]
+    policies = adapted_policies(how, meta, chunk, step_sizes)
+    products = [policies.fisher_product]
     if stride > 1:
-        policies = _thinned(how, policies[0].derivative, supports, problem.query, stride)
-    return lambda vector: torch.stack([p.fisher_product(vector) for p in policies]).sum(0) / 2
+        adaptation = policies.derivative.adaptation
+        products = _thinned_products(ChunkWork(how), meta, adaptation, chunk, stride)
+    return lambda vector: torch.stack([product(vector) for product in products]).sum(0) / 2
 
 
 @pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])
@@ -194,8 +204,104 @@ def test_chunks_of_tasks_change_nothing(
     problem = Problem(learner)
     settings = TRPO(damping=0.1, curvature_fraction=fraction)
     together = problem.step(settings)[0].flat()
-    monkeypatch.setattr(trust_region, "SAMPLES_PER_CHUNK", 1)  # one task at a time
+    monkeypatch.setattr(policy_adaptation, "SAMPLES_PER_CHUNK", 1)  # one task at a time
     assert_close(problem.step(settings)[0].flat(), together, rtol=0, atol=1e-10)
+
+
+class Counting(ChunkWork):
+    """Counts the chunks that the line search looked at."""
+
+    seen = 0
+
+    def loss_and_kl(self, *arguments: Any) -> Tensor:
+        self.seen += 1
+        return super().loss_and_kl(*arguments)
+
+
+def test_a_divergence_that_is_enough_ends_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_adaptation, "SAMPLES_PER_CHUNK", 1)
+    problem = Problem(MAML())
+    chunks = list(task_chunks([*problem.supports, problem.query]))
+    old = [ChunkWork(problem.how).outer_gradient(problem.meta, chunk).old for chunk in chunks]
+    away = problem.meta.like(problem.meta.flat() + 0.1)
+    work = Counting(problem.how)
+    whole = float(loss_and_kl(work, away, chunks, old)[1])
+    first = float(work.loss_and_kl(away, chunks[0], old[0])[1]) / len(chunks)
+    assert 0 < first < whole
+    for enough, looked_at in ((0.9 * first, 1), (1.1 * first, 2), (whole, 2)):
+        work.seen = 0
+        found = float(loss_and_kl(work, away, chunks, old, enough=enough)[1])
+        assert work.seen == looked_at
+        assert found == pytest.approx(first if looked_at == 1 else whole, rel=1e-12)
+
+
+@each_learner
+def test_leaving_a_candidate_that_is_too_far_changes_no_step(
+    learner: MetaLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy_adaptation, "SAMPLES_PER_CHUNK", 1)  # one task at a time
+    problem = Problem(learner)
+    # So little damping makes the full step many times too long.
+    settings = TRPO(damping=1e-8, max_kl=0.05, backtrack=0.5, curvature_fraction=1.0)
+
+    def step(join: Join) -> tuple[Tensor, float, float, int]:
+        work = Counting(problem.how)
+        given = work, problem.meta, problem.supports, problem.query, settings, join
+        meta, found = meta_trust_region_step(*given)
+        return meta.flat(), float(found.kl), float(found.improvement), work.seen
+
+    early, everything = step(alone), step(lambda mean: mean)
+    assert early[3] <= everything[3]
+    assert_close(early[:3], everything[:3], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("policy", [POLICY, CHOOSING], ids=["real numbers", "choices"])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@each_learner
+def test_traced_for_the_compiler_it_is_the_same(
+    learner: MetaLearner, fraction: float, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if policy is CHOOSING and "log_std" in getattr(learner, "adapted", ()):
+        learner = replace(learner, adapted=("layers.1",))
+    problem = Problem(learner, policy)
+    settings = TRPO(damping=0.1, curvature_fraction=fraction)
+    expected = problem.step(settings)
+    monkeypatch.setattr("mtrl.meta.compiled._compiled", lambda graph, device: graph)
+    work = ChunkWork(problem.how, compiled=True)
+    for _ in range(2):
+        meta, step = meta_trust_region_step(
+            work, problem.meta, problem.supports, problem.query, settings
+        )
+        assert_close(meta.flat(), expected[0].flat(), rtol=0, atol=1e-10)
+        assert_close((step.improvement, step.kl), expected[1:3], rtol=1e-8, atol=1e-12)
+
+
+# torch's compiler uses parts of torch that torch deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.skipif(not has_compiler(torch.device("cpu")), reason="no C++ compiler")
+def test_compiled_it_is_the_same() -> None:
+    problem = Problem(MetaSGD())
+    settings = TRPO(damping=0.1, curvature_fraction=0.5)
+    expected = problem.step(settings)
+    work = ChunkWork(problem.how, compiled=True)
+    meta, step = meta_trust_region_step(
+        work, problem.meta, problem.supports, problem.query, settings
+    )
+    assert step.fraction == expected[3] > 0
+    assert_close(meta.flat(), expected[0].flat(), rtol=0, atol=1e-10)
+
+
+def test_what_does_not_change_is_computed_once() -> None:
+    def function(vector: Tensor, matrix: Tensor, other: Tensor) -> list[Tensor]:
+        return [matrix.exp() @ vector, vector + 1, other.sin()]
+
+    example = [torch.rand(3), torch.rand(3, 3), torch.rand(2)]
+    constant, rest = split_off_constants(make_fx(function)(*example))
+    known = constant(*example[1:])
+    for vector in (example[0], torch.rand(3)):
+        assert_close(rest(vector, *known), function(vector, *example[1:]), rtol=0, atol=0)
+    targets = [str(node.target) for node in rest.graph.nodes if node.op == "call_function"]
+    assert sorted(targets) == ["aten.add.Tensor", "aten.mv.default"]
 
 
 def test_a_query_without_advantages_changes_nothing() -> None:

@@ -12,14 +12,25 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from mtrl.errors import UsageError
+from mtrl.meta.constant_part import split_off_constants
 from mtrl.meta.shared_products import join_shared_products
 
-__all__ = ["TensorFunction", "compile_traced", "has_compiler"]
+__all__ = [
+    "CompiledByShape",
+    "PreparedByShape",
+    "TensorFunction",
+    "compile_prepared",
+    "compile_traced",
+    "has_compiler",
+]
 
 TensorFunction = Callable[..., Sequence[Tensor]]
+Prepared = Callable[[Tensor], Sequence[Tensor]]
+"""A function of one more argument, the others given."""
 
 
 def has_compiler(device: torch.device) -> bool:
@@ -41,13 +52,85 @@ def compile_traced(function: TensorFunction, example: Sequence[Tensor]) -> Tenso
     Raises:
         UsageError: there is no compiler.
     """
+    return _compiled(_traced(function, example), example[0].device)
+
+
+def compile_prepared(
+    function: TensorFunction, example: Sequence[Tensor]
+) -> Callable[..., Prepared]:
+    """Compile `function` as two: what depends on its first argument, and all else, which is then computed once.
+
+    Args:
+        function, example: as for `compile_traced`.
+
+    Returns:
+        What takes all other arguments and returns the function of the first.
+
+    Raises:
+        UsageError: there is no compiler.
+    """
+    parts = split_off_constants(_traced(function, example))
+    constant, rest = (_compiled(part, example[0].device) for part in parts)
+
+    def prepare(*others: Tensor) -> Prepared:
+        known = constant(*others)
+        return lambda first: rest(first, *known)
+
+    return prepare
+
+
+def _traced(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
     if not has_compiler(example[0].device):
         raise UsageError(
             "compile: no C++ compiler found; install g++ or clang++, or set compile to off"
         )
-    graph = join_shared_products(make_fx(function)(*example), example)
-    if example[0].device.type != "cuda":
+    return join_shared_products(make_fx(function)(*example), example)
+
+
+def _compiled(graph: GraphModule, device: torch.device) -> TensorFunction:
+    if device.type != "cuda":
         return torch.compile(graph, fullgraph=True, dynamic=False)
     replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")
     # A CUDA graph writes each call's results where those of the call before are.
     return lambda *arguments: [result.clone() for result in replayed(*arguments)]
+
+
+class CompiledByShape:
+    """A function of tensors that is compiled for each combination of shapes that occurs; see `compile_traced`."""
+
+    def __init__(self, function: TensorFunction) -> None:
+        self._function = function
+        self._made: dict[tuple[torch.Size, ...], TensorFunction] = {}
+
+    def __call__(self, *arguments: Tensor) -> Sequence[Tensor]:
+        """Return what the function does; results have no graph.
+
+        Raises:
+            UsageError: there is no compiler.
+        """
+        shapes = tuple(argument.shape for argument in arguments)
+        if shapes not in self._made:
+            self._made[shapes] = compile_traced(self._function, arguments)
+        with torch.no_grad():
+            return self._made[shapes](*arguments)
+
+
+class PreparedByShape:
+    """A function of a tensor and of others that stay the same, compiled likewise; see `compile_prepared`."""
+
+    def __init__(self, function: TensorFunction) -> None:
+        self._function = function
+        self._made: dict[tuple[torch.Size, ...], Callable[..., Prepared]] = {}
+
+    def __call__(self, example: Tensor, *others: Tensor) -> Prepared:
+        """Return the function of the first argument, given the others; `example` is one to trace with.
+
+        Raises:
+            UsageError: there is no compiler.
+        """
+        shapes = tuple(argument.shape for argument in (example, *others))
+        if shapes not in self._made:
+            self._made[shapes] = compile_prepared(self._function, [example, *others])
+        with torch.no_grad():
+            prepared = self._made[shapes](*others)
+        return torch.no_grad()(prepared)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.chunk_size import default_bound, tasks_at_once
-from mtrl.meta.compiled import TensorFunction, compile_traced
+from mtrl.meta.compiled import CompiledByShape, TensorFunction
 from mtrl.meta.inner import TaskLoss, adapt
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams, flatten
@@ -54,9 +54,8 @@ class MetaGradient:
         self._memory = memory
         self.chunk = chunk
         """Tasks worked on at once; None until it is measured."""
-        self._compiled: dict[tuple[torch.Size, ...], TensorFunction] | None = (
-            {} if compiled else None
-        )
+        self._compiles = compiled
+        self._compiled: TensorFunction | None = None
 
     def __call__(self, meta: MetaParams, data: FewShotTensors) -> _Outcome:
         """Return the mean query loss after adaptation, its gradient, and each task's loss."""
@@ -84,15 +83,11 @@ class MetaGradient:
         self, named: Mapping[str, Tensor], data: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         """Return the losses of the chunk's tasks, and the gradient of their sum as one vector."""
-        arguments = [*named.values(), *data]
-        function = self._function(list(named))
+        if not self._compiles:
+            return self._function(list(named))(*named.values(), *data)
         if self._compiled is None:
-            return function(*arguments)
-        shapes = tuple(part.shape for part in data)
-        if shapes not in self._compiled:
-            self._compiled[shapes] = compile_traced(function, arguments)
-        with torch.no_grad():
-            return self._compiled[shapes](*arguments)
+            self._compiled = CompiledByShape(self._function(list(named)))
+        return self._compiled(*named.values(), *data)
 
     def _function(self, names: Sequence[str]) -> TensorFunction:
         def gradient(*arguments: Tensor) -> list[Tensor]:

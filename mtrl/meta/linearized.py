@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from mtrl.meta.inner import Batch, TaskLoss, expand_to_tasks, task_gradients
 from mtrl.nets import Params
@@ -61,7 +62,7 @@ class _Stage:
         )
         return dict(zip(inputs, products, strict=True))
 
-    def on_tasks(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "_Stage":
+    def on_tasks(self, change: Callable[[Tensor], Tensor]) -> "_Stage":
         """Return the step with `change` made to all that has a task axis, without curvature."""
         leaves = {name: change(value.detach()) for name, value in self.leaves.items()}
         gradients = {name: change(value) for name, value in self.gradients.items()}
@@ -107,6 +108,28 @@ class LinearizedAdaptation:
                 )
             stages.append(replace(stage, leaves=leaves, curvature=curvature))
         return replace(self, stages=tuple(stages))
+
+    def tensors(self) -> list[Tensor]:
+        """Return the values of `adapted`, then those of each stage's leaves and gradients."""
+        found = list(self.adapted.values())
+        for stage in self.stages:
+            found += [*stage.leaves.values(), *(stage.gradients[name] for name in stage.leaves)]
+        return found
+
+    @classmethod
+    def of_tensors(
+        cls, names: Sequence[str], step_sizes: Sequence[Params], tensors: Sequence[Tensor]
+    ) -> "LinearizedAdaptation":
+        """Return what gave `tensors`, without curvature; `names` are those of all parameters."""
+        groups = (
+            tensors[first : first + len(names)] for first in range(0, len(tensors), len(names))
+        )
+        adapted, *parts = (dict(zip(names, group, strict=True)) for group in groups)
+        stages = []
+        for leaves, gradients, alpha in zip(parts[::2], parts[1::2], step_sizes, strict=True):
+            fixed = {name: value.detach() for name, value in alpha.items()}
+            stages.append(_Stage(leaves, gradients, gradients, fixed))
+        return cls(adapted, tuple(stages))
 
     def push(self, params: Params, step_sizes: Sequence[Params]) -> Params:
         """Return the change of `adapted`, each (tasks, ...), for a small change of the inputs.

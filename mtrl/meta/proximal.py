@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from mtrl.config import check_at_least, check_positive
+from mtrl.meta.chunk_work import ChunkWork
 from mtrl.meta.inner import adapt
 from mtrl.meta.objectives import PolicyBatch, policy_loss
 from mtrl.meta.outer import AdamUpdate
 from mtrl.meta.parameters import MetaParams, flatten
-from mtrl.meta.trust_region import GradientAdaptation, Join, alone, loss_and_kl, task_chunks
+from mtrl.meta.policy_adaptation import GradientAdaptation, task_chunks
+from mtrl.meta.trust_region import Join, alone, loss_and_kl
 from mtrl.nets import Params
 from mtrl.policies import Distribution
 
@@ -113,6 +115,7 @@ class ProximalUpdate:
         self._meta = meta
         self._settings = settings
         self._join = join
+        self._work = ChunkWork(how)
         self._adam = AdamUpdate(meta, settings.learning_rate)
         self._adam.load_tensors(dict(saved))
 
@@ -127,10 +130,10 @@ class ProximalUpdate:
                 for *supports, query in chunks
             ]
         adapted = [policies[-1] for policies in old]
-        loss, _ = loss_and_kl(self._how, self._meta, chunks, adapted, self._join)
+        loss, _ = loss_and_kl(self._work, self._meta, chunks, adapted, self._join)
         for _ in range(self._settings.steps):
             self._adam.step(self._gradient(chunks, old), self._settings.learning_rate)
-        after, kl = loss_and_kl(self._how, self._meta, chunks, adapted, self._join)
+        after, kl = loss_and_kl(self._work, self._meta, chunks, adapted, self._join)
         return self._meta, {"outer/kl": kl, "outer/improvement": loss - after}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import gymnasium as gym
 
@@ -35,11 +36,12 @@ from mtrl.meta.objectives import AdvantageSettings, InnerObjective, PolicyBatch,
 from mtrl.meta.outer import TRPO
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.played import played_by_all
+from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks, chosen_tasks, curriculum_state
-from mtrl.meta.trust_region import GradientAdaptation, PolicyUpdate, TrustRegionUpdate
+from mtrl.meta.trust_region import PolicyUpdate, TrustRegionUpdate
 from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, Initializer
 from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
@@ -111,6 +113,9 @@ class ReinforcementConfig:
     """Tasks that a curriculum over a list chooses among, where no file lists them."""
     solved_at: float | None = None
     """Return from which on an episode counts as a success, for curricula that ask for it."""
+    compile: Literal["on", "off"] = "off"
+    """Compile TRPO's outer update: up to half a minute for each shape, which pays from some hundred iterations on. Samples are
+    then as long as the horizon, however early episodes end."""
     test_tasks: int = 40
     """Held-out tasks that the adaptation curve is measured on during training."""
     test_steps: int = 1
@@ -137,6 +142,10 @@ class ReinforcementConfig:
             raise UsageError(
                 "Reptile has no form for reinforcement learning; "
                 "use MAML with first_order, which is nearest to it"
+            )
+        if isinstance(self.outer, PROMP) and self.compile == "on":
+            raise UsageError(
+                "compile is for the outer update trpo; set it to off, or outer to trpo"
             )
         if isinstance(self.outer, PROMP) and self.inner_objective != "ratio":
             raise UsageError(
@@ -286,7 +295,8 @@ def _outer_update(
     join = processes.joined
     if isinstance(config.outer, PROMP):
         return ProximalUpdate(how, session.meta, config.outer, session.extra, join)
-    return TrustRegionUpdate(how, session.meta, config.outer, join)
+    compiled = config.compile == "on"
+    return TrustRegionUpdate(how, session.meta, config.outer, join, compiled=compiled)
 
 
 def _collect_meta_batch(
@@ -319,7 +329,9 @@ def _collect_meta_batch(
             policy_params = how.adapt(session.meta, batches)
         chance = draw_chance(how.policy, shape, generator).of(share)
         rollout = play(env, how.policy, policy_params, chance)
-        if reads_are_free(generator.device):
+        if config.compile == "on":
+            rollout = rollout.lasting(horizon)
+        elif reads_are_free(generator.device):
             # As long as the longest of all, so that thinned samples are the same ones.
             rollout = rollout.lasting(processes.most(rollout.longest))
         rollouts.append(rollout)

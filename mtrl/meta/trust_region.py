@@ -3,40 +3,37 @@
 Finn et al. 2017 update the initialisation so; Li et al. 2017 the initialisation and the step sizes together.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mtrl.meta.cavia import check_context
-from mtrl.meta.fisher import AdaptationDerivative, AdaptedPolicies, StepSizeDerivative
-from mtrl.meta.inner import adapt
-from mtrl.meta.linearized import LinearizedAdaptation, concatenate, linearize_adaptation
-from mtrl.meta.maml import MetaLearner
-from mtrl.meta.objectives import InnerObjective, PolicyBatch, policy_loss, surrogate
+from mtrl.host_reads import reads_are_free
+from mtrl.meta.chunk_work import ChunkWork, adapted_policies
+from mtrl.meta.fisher import StepSizeDerivative
+from mtrl.meta.linearized import LinearizedAdaptation, concatenate
+from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
-from mtrl.nets import Params
-from mtrl.policies import Distribution, Policy
+from mtrl.meta.policy_adaptation import GradientAdaptation, task_chunks
+from mtrl.policies import Distribution
 
 __all__ = [
-    "GradientAdaptation",
     "Join",
     "PolicyUpdate",
     "TrustRegionUpdate",
     "loss_and_kl",
     "meta_trust_region_step",
-    "task_chunks",
 ]
-
-# A chunk's arrays then fit a core's cache and are reused; larger ones go back to the system after every
-# operation, and faulting their pages in again costs as much as the arithmetic.
-SAMPLES_PER_CHUNK = 5000
 
 Join = Callable[[Tensor], Tensor]
 """Makes a mean over a process's own tasks one over those of all processes, the same bits in each."""
+
+
+Product = Callable[[Tensor], Tensor]
+"""Multiplies a matrix with a vector."""
 
 
 def alone(mean: Tensor) -> Tensor:
@@ -44,108 +41,27 @@ def alone(mean: Tensor) -> Tensor:
     return mean
 
 
-@dataclass(frozen=True)
-class GradientAdaptation:
-    """How a policy adapts by gradient steps: the policy, the learner and the inner objective."""
-
-    policy: Policy
-    learner: MetaLearner
-    objective: InnerObjective = "likelihood"
-
-    def __post_init__(self) -> None:
-        check_context(self.learner, getattr(self.policy, "context", 0))
-
-    def initial(self, generator: torch.Generator) -> MetaParams:
-        """Draw the meta-parameters that training starts from."""
-        params = self.policy.initial(generator)
-        return MetaParams(params, self.learner.initial_step_sizes(params, generator))
-
-    def adapt(self, meta: MetaParams, supports: Sequence[PolicyBatch]) -> Params:
-        """Take one inner step per support batch on every task; the result has no graph.
-
-        Without one they are the shared parameters, which have no task axis.
-        """
-        if not supports:
-            return meta.params
-        step_sizes = self.learner.step_sizes(meta.step_sizes, meta.params, len(supports))
-        loss = policy_loss(self.policy, self.objective)
-        chunks = [
-            adapt(
-                self.learner.start(meta.params, chunk[0].weights.shape[0]),
-                step_sizes,
-                loss,
-                chunk,
-                first_order=True,
-            )
-            for chunk in task_chunks(supports)
-        ]
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-    def linearize(
-        self, meta: MetaParams, supports: Sequence[PolicyBatch], tasks: int
-    ) -> LinearizedAdaptation:
-        """Take the same steps for `tasks` tasks and keep what products with their derivative need."""
-        return linearize_adaptation(
-            self.learner.start(meta.params, tasks),
-            self.learner.step_sizes(meta.step_sizes, meta.params, len(supports)),
-            policy_loss(self.policy, self.objective),
-            supports,
-            first_order=self.learner.first_order,
-        )
-
-
-def task_chunks(batches: Sequence[PolicyBatch]) -> Iterator[list[PolicyBatch]]:
-    """Cut batches of the same tasks along the task axis; an accelerator works on all tasks at once."""
-    weights = batches[0].weights
-    tasks, samples = weights.shape
-    size = max(1, SAMPLES_PER_CHUNK // samples) if weights.device.type == "cpu" else tasks
-    for start in range(0, tasks, size):
-        yield [
-            PolicyBatch(*(getattr(batch, f.name)[start : start + size] for f in fields(batch)))
-            for batch in batches
-        ]
-
-
-def _adapted_policies(
-    how: GradientAdaptation,
+def _thinned_products(
+    work: ChunkWork,
     meta: MetaParams,
-    supports: Sequence[PolicyBatch],
-    query: PolicyBatch,
-    step_sizes: StepSizeDerivative,
-) -> AdaptedPolicies:
-    """Return the policies adapted on `supports`, on the samples that they took."""
-    linearized = how.linearize(meta, supports, query.weights.shape[0])
-    derivative = AdaptationDerivative(meta, step_sizes, linearized)
-    return AdaptedPolicies(how.policy, derivative, query)
-
-
-def _thinned(
-    how: GradientAdaptation,
-    whole: AdaptationDerivative,
-    supports: Sequence[PolicyBatch],
-    query: PolicyBatch,
+    adaptation: LinearizedAdaptation,
+    batches: Sequence[PolicyBatch],
     stride: int,
-) -> list[AdaptedPolicies]:
-    """Return the policies of `whole` on one in so many samples, and inner Hessians averaged over as few.
+) -> list[Product]:
+    """Return products with the Fisher information, and inner Hessians averaged, on one in so many samples.
 
     The adapted parameters and the derivative by the step sizes stay those of all supports.
     """
-    loss = policy_loss(how.policy, how.objective)
-    thin = [batch.every(stride) for batch in (*supports, query)]
-    policies, first = [], 0
-    for *chunk, taken in task_chunks(thin):
-        last = first + taken.weights.shape[0]
-        adaptation = whole.adaptation.of_tasks(first, last)
-        if not how.learner.first_order:
-            adaptation = adaptation.with_curvature(loss, chunk)
-        derivative = replace(whole, adaptation=adaptation)
-        policies.append(AdaptedPolicies(how.policy, derivative, taken))
+    products, first = [], 0
+    for chunk in task_chunks([batch.every(stride) for batch in batches]):
+        last = first + chunk[-1].weights.shape[0]
+        products.append(work.fisher_product(meta, chunk, adaptation.of_tasks(first, last)))
         first = last
-    return policies
+    return products
 
 
 def meta_trust_region_step(
-    how: GradientAdaptation,
+    work: ChunkWork,
     meta: MetaParams,
     supports: Sequence[PolicyBatch],
     query: PolicyBatch,
@@ -158,65 +74,73 @@ def meta_trust_region_step(
     tries; each then decides the same by itself.
 
     Args:
-        how: policy, learner and inner objective.
+        work: what is computed of a chunk of tasks. Without thinned samples the outer gradient is never compiled,
+            since its graph gives the Fisher products.
         meta: meta-parameters that took the supports.
         supports: one batch per inner step, each of all tasks.
         query: the batch taken after adaptation.
         settings: see `TRPO`.
         join: joins what several processes with a share of the tasks found.
     """
-    tasks = query.valid.shape[0]
+    how, tasks = work.how, query.valid.shape[0]
     stride = round(1 / settings.curvature_fraction)
-    step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
     chunks = list(task_chunks([*supports, query]))
-    totals, old, curved, parts = [], [], [], []
-    for *support, taken in chunks:
-        policies = _adapted_policies(how, meta, support, taken, step_sizes)
-        totals.append(torch.cat([part.view(-1) for part in policies.outer_gradient()]))
-        old.append(policies.fixed)
-        if stride == 1:
-            curved.append(policies)
-        else:  # the graphs of a chunk are not kept beside those of the next
-            parts.append(policies.derivative.adaptation.without_curvature())
-    if stride > 1:
-        whole = AdaptationDerivative(meta, step_sizes, concatenate(parts))
-        curved = _thinned(how, whole, supports, query, stride)
+    totals, old = [], []
+    products: list[Product] = []
+    if stride == 1:
+        step_sizes = StepSizeDerivative(how.learner, meta, len(supports))
+        for chunk in chunks:
+            policies = adapted_policies(how, meta, chunk, step_sizes)
+            totals.append(torch.cat([part.view(-1) for part in policies.outer_gradient()]))
+            old.append(policies.fixed)
+            products.append(policies.fisher_product)
+    else:  # the graphs of a chunk are not kept beside those of the next
+        found = [work.outer_gradient(meta, chunk) for chunk in chunks]
+        totals, old = [each.total for each in found], [each.old for each in found]
+        adaptation = concatenate([each.adaptation for each in found])
+        products = _thinned_products(work, meta, adaptation, [*supports, query], stride)
     mean = join(torch.stack(totals).sum(0) / tasks)
+    # With several processes each would stop elsewhere than the mean of all allows.
+    enough = settings.max_kl if join is alone and reads_are_free(query.valid.device) else math.inf
 
     def fisher(vector: Tensor) -> Tensor:
-        return join(torch.stack([some.fisher_product(vector) for some in curved]).sum(0) / tasks)
+        return join(torch.stack([product(vector) for product in products]).sum(0) / tasks)
 
     def evaluate(vector: Tensor) -> tuple[Tensor, Tensor]:
-        return loss_and_kl(how, meta.like(vector), chunks, old, join)
+        return loss_and_kl(work, meta.like(vector), chunks, old, join, enough)
 
     step = trust_region_step(meta.flat(), (mean[0], mean[1:]), fisher, evaluate, settings)
     return meta.like(step.point), step
 
 
-@torch.no_grad()
 def loss_and_kl(
-    how: GradientAdaptation,
+    work: ChunkWork,
     meta: MetaParams,
     chunks: Sequence[Sequence[PolicyBatch]],
     old: Iterable[Distribution],
     join: Join = alone,
+    enough: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Return the means over tasks of the outer loss and of the KL from the `old` policies, of `meta` adapted.
 
     Args:
-        how: policy, learner and inner objective.
+        work: what is computed of a chunk.
         meta: the meta-parameters.
         chunks: for some tasks each, the support of every inner step, then the query.
         old: for each chunk the policies that took the query.
         join: joins what several processes with a share of the tasks found.
+        enough: a KL beyond which its size does not matter: as soon as some tasks alone make the mean larger, as no
+            task's is negative, the others are left out of both means.
     """
-    totals = []
-    for (*supports, query), before in zip(chunks, old, strict=True):
-        after = how.policy(how.adapt(meta, supports), query.observations)
-        kl = (before.kl(after) * query.valid).sum()
-        totals.append(torch.stack([surrogate(after, query).sum(), kl]))
-    means = torch.stack(totals).sum(0) / sum(len(query.valid) for *_, query in chunks)
-    loss, kl = join(means)
+    tasks = sum(len(query.valid) for *_, query in chunks)
+    totals, reached = [], 0.0
+    for chunk, before in zip(chunks, old, strict=True):
+        totals.append(work.loss_and_kl(meta, chunk, before))
+        if enough < math.inf:
+            reached += float(totals[-1][1]) / tasks
+            if reached > enough:
+                break
+    loss, kl = join(torch.stack(totals).sum(0) / tasks)
     return loss, kl
 
 
@@ -240,12 +164,19 @@ class TrustRegionUpdate:
         meta: the meta-parameters to start from.
         settings: see `TRPO`.
         join: joins what several processes with a share of the tasks found.
+        compiled: compile what is computed of a chunk of tasks, for each shape of the samples.
     """
 
     def __init__(
-        self, how: GradientAdaptation, meta: MetaParams, settings: TRPO, join: Join = alone
+        self,
+        how: GradientAdaptation,
+        meta: MetaParams,
+        settings: TRPO,
+        join: Join = alone,
+        *,
+        compiled: bool = False,
     ) -> None:
-        self._how = how
+        self._work = ChunkWork(how, compiled=compiled)
         self._meta = meta
         self._settings = settings
         self._join = join
@@ -255,7 +186,7 @@ class TrustRegionUpdate:
     ) -> tuple[MetaParams, dict[str, float | Tensor]]:
         """Take one step in the trust region that the settings have at `progress`."""
         self._meta, step = meta_trust_region_step(
-            self._how, self._meta, supports, query, self._settings.at(progress), self._join
+            self._work, self._meta, supports, query, self._settings.at(progress), self._join
         )
         return self._meta, {
             "outer/kl": step.kl,

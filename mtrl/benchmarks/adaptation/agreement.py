@@ -72,6 +72,15 @@ def _trust_region_steps(settings: AdaptationSettings) -> list[Agreement]:
     torch.set_num_threads(settings.threads)
     looped = navigation.disagreement(small)
     found = [Agreement(what=f"{what} {LOOP}, float64", difference=looped, tolerance=EXACT)]
+    if settings.compiled:
+        thin = replace(small, trpo=replace(trpo, curvature_fraction=0.5))
+        found.append(
+            Agreement(
+                what=f"{what} mtrl, compiled, float32",
+                difference=navigation.compiled_disagreement(thin),
+                tolerance=SINGLE,
+            )
+        )
     if path := settings.pytorch_maml_rl:
         peer = pytorch_maml_rl.disagreement(path, small)
         name = f"{what} {pytorch_maml_rl.PEER}, float32"

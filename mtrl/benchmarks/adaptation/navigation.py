@@ -5,7 +5,7 @@ TRPO with 10 conjugate-gradient iterations. Each iteration starts from the same 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from mtrl.envs.batched import BatchedEnv
 from mtrl.envs.navigation2d import Navigation2D
 from mtrl.envs.task import Task
+from mtrl.meta.chunk_work import ChunkWork
 from mtrl.meta.inner import adapt, expand_to_tasks
 from mtrl.meta.maml import MAML
 from mtrl.meta.objectives import (
@@ -26,12 +27,22 @@ from mtrl.meta.objectives import (
 )
 from mtrl.meta.outer import TRPO, TrustRegionStep, trust_region_step
 from mtrl.meta.parameters import MetaParams
-from mtrl.meta.trust_region import GradientAdaptation, meta_trust_region_step
+from mtrl.meta.policy_adaptation import GradientAdaptation
+from mtrl.meta.trust_region import meta_trust_region_step
 from mtrl.nets import Params
 from mtrl.policies import Gaussian, GaussianPolicy
 from mtrl.rollouts import collect
 
-__all__ = ["Batches", "Problem", "batched", "disagreement", "looped", "looped_step", "parts"]
+__all__ = [
+    "Batches",
+    "Problem",
+    "batched",
+    "compiled_disagreement",
+    "disagreement",
+    "looped",
+    "looped_step",
+    "parts",
+]
 
 Batches = tuple[PolicyBatch, PolicyBatch]
 """The samples before and after adaptation."""
@@ -53,6 +64,8 @@ class Problem:
     advantages: AdvantageSettings = field(
         default_factory=lambda: AdvantageSettings(discount=0.99, gae_lambda=1.0)
     )
+    compiled: bool = False
+    """Whether our outer update is compiled."""
 
     @property
     def family(self) -> Navigation2D:
@@ -85,6 +98,8 @@ class Problem:
     ) -> PolicyBatch:
         policy, shape = self.how.policy, (tasks, self.episodes)
         rollout = collect(env, policy, params, shape=shape, generator=generator)
+        if self.compiled:  # for one shape
+            rollout = rollout.lasting(self.horizon)
         return policy_batch(rollout, self.advantages)
 
 
@@ -92,11 +107,12 @@ def batched(problem: Problem) -> Callable[[], TrustRegionStep]:
     """Return our meta-iteration: all tasks at once."""
     meta, rng = problem.start(), np.random.default_rng(0)
     generator = torch.Generator().manual_seed(0)
+    work = ChunkWork(problem.how, compiled=problem.compiled)
 
     def iteration() -> TrustRegionStep:
         tasks = problem.family.sample(problem.tasks, rng, "train")
         support, query = problem.batches(meta, tasks, generator)
-        return meta_trust_region_step(problem.how, meta, [support], query, problem.trpo)[1]
+        return meta_trust_region_step(work, meta, [support], query, problem.trpo)[1]
 
     return iteration
 
@@ -111,7 +127,9 @@ def parts(problem: Problem) -> dict[str, Callable[[], object]]:
         # Adaptation is in it, too: episodes come before and after.
         "sampling": lambda: problem.batches(meta, tasks, generator),
         "inner": lambda: how.adapt(meta, [support]),
-        "outer": lambda: meta_trust_region_step(how, meta, [support], query, problem.trpo),
+        "outer": lambda: meta_trust_region_step(
+            ChunkWork(how), meta, [support], query, problem.trpo
+        ),
     }
 
 
@@ -201,7 +219,7 @@ def disagreement(problem: Problem) -> float:
     support, query = problem.batches(meta, tasks, torch.Generator().manual_seed(0))
     support, query = as_double(support), as_double(query)
     meta = MetaParams.from_named({name: value.double() for name, value in meta.named().items()})
-    ours = meta_trust_region_step(problem.how, meta, [support], query, problem.trpo)[1].point
+    ours = _step(problem, meta, (support, query))
     each = [(one_task(support, i), one_task(query, i)) for i in range(problem.tasks)]
     theirs = looped_step(problem.how, meta, each, problem.trpo).point
     return _relative(ours, theirs, meta.flat())
@@ -223,3 +241,20 @@ def as_double(batch: PolicyBatch) -> PolicyBatch:
 def one_task(batch: PolicyBatch, index: int) -> PolicyBatch:
     """Return one task's samples, the task axis of length one."""
     return _map(batch, lambda value: value[index : index + 1])
+
+
+def compiled_disagreement(problem: Problem) -> float:
+    """Return the largest difference that compiling makes to our new meta-parameters, over the largest change."""
+    meta = problem.start()
+    tasks = problem.family.sample(problem.tasks, np.random.default_rng(0), "train")
+    batches = problem.batches(meta, tasks, torch.Generator().manual_seed(0))
+    plain, compiled = (
+        _step(replace(problem, compiled=compiled), meta, batches) for compiled in (False, True)
+    )
+    return _relative(compiled, plain, meta.flat())
+
+
+def _step(problem: Problem, meta: MetaParams, batches: Batches) -> Tensor:
+    support, query = batches
+    work = ChunkWork(problem.how, compiled=problem.compiled)
+    return meta_trust_region_step(work, meta, [support], query, problem.trpo)[1].point

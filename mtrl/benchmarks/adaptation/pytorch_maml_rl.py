@@ -21,6 +21,7 @@ from torch import Tensor
 from mtrl.benchmarks.adaptation.gym_stand_in import TimeLimit, install
 from mtrl.benchmarks.adaptation.navigation import Problem
 from mtrl.errors import UsageError
+from mtrl.meta.chunk_work import ChunkWork
 from mtrl.meta.objectives import PolicyBatch
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.trust_region import meta_trust_region_step
@@ -164,7 +165,7 @@ def disagreement(path: Path, problem: Problem) -> float:
     adapted = problem.how.adapt(meta, [support])
     log_probs = problem.how.policy(adapted, query.observations).log_prob(query.actions)
     query = PolicyBatch(**{**vars(query), "log_probs": log_probs})
-    _, ours = meta_trust_region_step(problem.how, meta, [support], query, problem.trpo)
+    _, ours = meta_trust_region_step(ChunkWork(problem.how), meta, [support], query, problem.trpo)
     peer.update(train, valid)
     one, other = (
         torch.nn.functional.normalize(after.double() - before, dim=0)

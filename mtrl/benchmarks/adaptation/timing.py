@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 OURSELVES = OURS, COMPILED = "mtrl", "mtrl, compiled"
+THIN = "mtrl, Fisher products on 1/20 of the samples"
 TASKWISE = "mtrl, one task at a time"
 WORKS = {"train": "meta-step", "adapt": "adapt to all", "adapt one": "adapt to one"}
 
@@ -202,8 +203,10 @@ def navigation_builds(settings: AdaptationSettings) -> dict[str, Build]:
     ours = {
         LOOP: Build(navigation.looped, (problem,)),
         OURS: Build(navigation.batched, (problem,)),
-        "mtrl, Fisher products on 1/20 of the samples": Build(navigation.batched, (thin,)),
+        THIN: Build(navigation.batched, (thin,)),
     }
+    if settings.compiled:
+        ours[f"{THIN}, compiled"] = Build(navigation.batched, (replace(thin, compiled=True),))
     if path := settings.pytorch_maml_rl:
         peer = Build(pytorch_maml_rl.iterations, (path.resolve(), problem))
         return {pytorch_maml_rl.PEER: peer} | ours
