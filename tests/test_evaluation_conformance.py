@@ -12,6 +12,7 @@ from torch import Tensor
 from mtrl.envs.task import Task
 from mtrl.evaluation.adaptation import AdaptationProtocol, adaptation_returns
 from mtrl.meta.agent import Transition
+from mtrl.policies import Gaussian
 from mtrl.rollouts import collect
 
 FAMILY = Goals()
@@ -104,15 +105,8 @@ def test_rollouts_for_training_count_them_all_too() -> None:
         def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
             return torch.zeros(*shape, 1)
 
-        def __call__(self, params: dict[str, Tensor], observations: Tensor) -> "Still":
-            self.shape = observations.shape[:-1]
-            return self
-
-        def sample(self, noise: Tensor) -> Tensor:
-            return noise
-
-        def log_prob(self, actions: Tensor) -> Tensor:
-            return torch.zeros(self.shape)
+        def __call__(self, params: dict[str, Tensor], observations: Tensor) -> Gaussian:
+            return Gaussian(torch.zeros(*observations.shape[:-1], 1), torch.zeros(1))
 
     tasks = [FAMILY.task(float(goal == 0), 40) for goal in range(4)]
     batch = FAMILY.batch(tasks, repeats=3)
