@@ -44,6 +44,7 @@ from mtrl.meta.reinforcement import (
 )
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.supervised import SupervisedConfig, meta_train_supervised
+from mtrl.meta.trust_region import loss_and_kl
 from mtrl.metrics import read_metrics
 from mtrl.nets import Params
 from mtrl.rollouts import Chance, Rollout, collect, play
@@ -200,6 +201,20 @@ def test_compiled_a_run_is_the_same_up_to_rounding(
     # The outer gradient, loss and KL, and the two parts of a Fisher product; of one shape each.
     assert len(made) == 4
     assert_close(found.flat(), expected.flat(), rtol=1e-4, atol=1e-5)
+
+
+def test_alone_a_run_leaves_candidates_that_are_too_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enough = []
+
+    def spying(*arguments: Any) -> tuple[Tensor, Tensor]:
+        enough.append(arguments[-1])
+        return loss_and_kl(*arguments)
+
+    monkeypatch.setattr("mtrl.meta.trust_region.loss_and_kl", spying)
+    train(tmp_path / "run", replace(TINY, iterations=1, outer=TRPO(max_kl=0.02)))
+    assert set(enough) == {0.02}
 
 
 def test_only_trpo_is_compiled() -> None:

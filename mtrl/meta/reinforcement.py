@@ -41,7 +41,7 @@ from mtrl.meta.proximal import PROMP, ProximalUpdate
 from mtrl.meta.reptile import Reptile
 from mtrl.meta.session import Session
 from mtrl.meta.task_source import TrainingTasks, chosen_tasks, curriculum_state
-from mtrl.meta.trust_region import PolicyUpdate, TrustRegionUpdate
+from mtrl.meta.trust_region import PolicyUpdate, TrustRegionUpdate, alone
 from mtrl.meta.watching import Trajectories, trajectories_picture
 from mtrl.nets import Activation, Initializer
 from mtrl.policies import CategoricalPolicy, GaussianPolicy, Policy
@@ -292,7 +292,7 @@ def meta_train_reinforcement(
 def _outer_update(
     config: ReinforcementConfig, how: GradientAdaptation, session: Session, processes: Processes
 ) -> PolicyUpdate:
-    join = processes.joined
+    join = processes.joined if processes.count > 1 else alone
     if isinstance(config.outer, PROMP):
         return ProximalUpdate(how, session.meta, config.outer, session.extra, join)
     compiled = config.compile == "on"

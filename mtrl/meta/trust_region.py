@@ -24,13 +24,13 @@ __all__ = [
     "Join",
     "PolicyUpdate",
     "TrustRegionUpdate",
+    "alone",
     "loss_and_kl",
     "meta_trust_region_step",
 ]
 
 Join = Callable[[Tensor], Tensor]
 """Makes a mean over a process's own tasks one over those of all processes, the same bits in each."""
-
 
 Product = Callable[[Tensor], Tensor]
 """Multiplies a matrix with a vector."""

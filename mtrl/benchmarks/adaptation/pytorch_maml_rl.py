@@ -67,9 +67,12 @@ class Peer:
 
     def restart(self) -> None:
         """Set the parameters to those that every iteration of every variant starts from."""
-        start = self.problem.start().params.values()
+        self.begin(self.problem.start())
+
+    def begin(self, meta: MetaParams) -> None:
+        """Set the parameters."""
         # Theirs come in another order: the deviation first.
-        *network, log_std = (value.clone() for value in start)
+        *network, log_std = (value.clone() for value in meta.params.values())
         with torch.no_grad():
             for theirs, ours in zip(self.policy.parameters(), [log_std, *network], strict=True):
                 theirs.copy_(ours)

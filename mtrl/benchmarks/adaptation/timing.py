@@ -45,6 +45,8 @@ __all__ = [
 OURSELVES = OURS, COMPILED = "mtrl", "mtrl, compiled"
 THIN = "mtrl, Fisher products on 1/20 of the samples"
 TASKWISE = "mtrl, one task at a time"
+FEW_TASKS = 4
+FEW = f"mtrl, compiled, {FEW_TASKS} tasks at once"
 WORKS = {"train": "meta-step", "adapt": "adapt to all", "adapt one": "adapt to one"}
 
 
@@ -118,6 +120,8 @@ def _ours(problem: Problem, work: str, *, compiled: bool) -> dict[str, Callable[
             makers[COMPILED] = partial(meta_step, problem, True)
         if _chunks(problem):
             makers[TASKWISE] = partial(meta_step, problem, False, 1)
+        if compiled and problem.tasks > FEW_TASKS:
+            makers[FEW] = partial(meta_step, problem, True, FEW_TASKS)
         return makers
     return {OURS: partial(adapting, problem, 1 if work == "adapt one" else problem.tasks)}
 
@@ -177,16 +181,15 @@ def measure_memory(problem: Problem, settings: AdaptationSettings) -> list[Memor
     for library in find_peers(problem, settings.peer_names, settings.peer_folder):
         with PeerProcess(library, problem, settings.peer_folder) as peer:
             found.append(here(variant=peer.name, mib=peer.memory("train")))
-    found.append(here(variant=OURS, mib=_own_memory(problem)))
-    if _chunks(problem):
-        found.append(here(variant=TASKWISE, mib=_own_memory(problem, 1)))
+    makers = _ours(problem, "train", compiled=settings.compiles(problem))
+    found += [here(variant=name, mib=_own_memory(problem, make)) for name, make in makers.items()]
     return found
 
 
-def _own_memory(problem: Problem, chunk: int | None = None) -> float | None:
+def _own_memory(problem: Problem, make: Callable[[], Any]) -> float | None:
     if not problem.device.startswith("cuda"):
-        return memory_growth(Build(meta_step, (problem, False, chunk)))
-    step = meta_step(problem, False, chunk)
+        return memory_growth(Build(make, ()))
+    step = make()
     step()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
