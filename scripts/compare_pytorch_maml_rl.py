@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, get_args
@@ -99,10 +98,16 @@ def main(settings: Comparison) -> None:
     if not (settings.checkout / "maml_rl").is_dir():
         raise UsageError(f"{settings.checkout} is no checkout of pytorch-maml-rl")
     started = time.monotonic()
-    jobs = [(side, seed) for side in get_args(Side) for seed in settings.seeds]
+    jobs: list[tuple[Side, int]] = [
+        (side, seed) for side in get_args(Side) for seed in settings.seeds
+    ]
     with ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool:
-        work = partial(train, settings)
-        found = dict(zip(jobs, pool.map(work, *zip(*jobs, strict=True)), strict=True))
+        futures = {job: pool.submit(train, settings, *job) for job in jobs}
+        found = {}
+        for (side, seed), future in futures.items():
+            found[side, seed] = future.result()
+            seconds = found[side, seed].seconds
+            print(f"{NAMES[side]}, seed {seed}: {seconds:.0f} s", file=sys.stderr, flush=True)
     by_side = {side: [found[side, seed] for seed in settings.seeds] for side in get_args(Side)}
     page = _page(settings, by_side, time.monotonic() - started)
     settings.out.mkdir(parents=True, exist_ok=True)
