@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,12 +23,9 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mtrl.benchmarks.adaptation.navigation import Problem
 from mtrl.benchmarks.adaptation.pytorch_maml_rl import PEER, Peer
-from mtrl.envs.batched import BatchedEnv
-from mtrl.envs.navigation2d import STEP_SIZE
 from mtrl.errors import UsageError, guarded
 from mtrl.evaluation.statistics import stratified_interval
 from mtrl.meta.chunk_work import ChunkWork
@@ -36,17 +33,14 @@ from mtrl.meta.inner import expand_to_tasks
 from mtrl.meta.objectives import policy_batch
 from mtrl.meta.parameters import MetaParams, unflatten
 from mtrl.meta.trust_region import meta_trust_region_step
-from mtrl.nets import Params
 from mtrl.reproduce.page import markdown_table
 from mtrl.reproduce.provenance import commit
 from mtrl.reproduce.trainings import cpu_count
-from mtrl.rollouts import Rollout, collect
 from mtrl.seeding import numpy_generator, torch_generator
 from mtrl.versions import library_versions
 
 Side = Literal["peer", "ours"]
 NAMES: Mapping[Side, str] = {"peer": PEER, "ours": "mtrl"}
-THIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +67,6 @@ class Trained:
 
     returns: NDArray[np.float64]
     seconds: float
-
-
-class PeerActions:
-    """Episodes that take the peer's actions, of which those beyond a tenth are clipped; ours are ten times as large."""
-
-    def __init__(self, env: BatchedEnv) -> None:
-        self._env = env
-        self.horizon = env.horizon
-
-    def reset(self, seeds: Tensor) -> Tensor:
-        """Start an episode in every slot."""
-        return self._env.reset(seeds)
-
-    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Step every slot."""
-        return self._env.step(actions / STEP_SIZE)
 
 
 def main(settings: Comparison) -> None:
@@ -120,7 +98,7 @@ def train(settings: Comparison, side: Side, seed: int) -> Trained:
     """Carry out one training, and test what it ends with."""
     torch.set_num_threads(1)
     started = time.monotonic()
-    problem = Problem()
+    problem = Problem(peer_actions=True).thin
     meta = problem.how.initial(torch_generator(seed, "initial", "cpu"))
     learn = _learn_by_peer if side == "peer" else _learn
     learned = learn(problem, meta, settings, seed)
@@ -142,37 +120,24 @@ def _learn_by_peer(
 
 
 def _learn(problem: Problem, meta: MetaParams, settings: Comparison, seed: int) -> MetaParams:
-    trpo = replace(problem.trpo, curvature_fraction=THIN)
     work, rng = ChunkWork(problem.how), numpy_generator(seed, "tasks")
     generator = torch_generator(seed, "episodes", "cpu")
     for _ in range(settings.iterations):
         tasks = problem.family.sample(problem.tasks, rng, "train")
-        env = BatchedEnv(problem.family, problem.family.tensors(tasks, repeats=problem.episodes))
-        start = expand_to_tasks(meta.params, problem.tasks)
-        support = policy_batch(_episodes(problem, env, start, generator), problem.advantages)
-        adapted = problem.how.adapt(meta, [support])
-        query = policy_batch(_episodes(problem, env, adapted, generator), problem.advantages)
-        meta, _ = meta_trust_region_step(work, meta, [support], query, trpo)
+        support, query = problem.batches(meta, tasks, generator)
+        meta, _ = meta_trust_region_step(work, meta, [support], query, problem.trpo)
     return meta
 
 
 def _test(problem: Problem, meta: MetaParams, settings: Comparison) -> NDArray[np.float64]:
-    family, count = problem.family, settings.test_tasks
-    tasks = family.sample(count, numpy_generator(0, "test tasks"), "test")
-    env = BatchedEnv(family, family.tensors(tasks, repeats=problem.episodes))
+    count, rng = settings.test_tasks, numpy_generator(0, "test tasks")
+    env = problem.env(problem.family.sample(count, rng, "test"))
     generator = torch_generator(0, "test episodes", "cpu")
-    before = _episodes(problem, env, expand_to_tasks(meta.params, count), generator)
+    before = problem.rollout(env, expand_to_tasks(meta.params, count), generator)
     adapted = problem.how.adapt(meta, [policy_batch(before, problem.advantages)])
-    after = _episodes(problem, env, adapted, generator)
+    after = problem.rollout(env, adapted, generator)
     returns = torch.stack([rollout.returns.mean(1) for rollout in (before, after)], 1)
     return np.asarray(returns.double().numpy())
-
-
-def _episodes(
-    problem: Problem, env: BatchedEnv, params: Params, generator: torch.Generator
-) -> Rollout:
-    shape = (next(iter(params.values())).shape[0], problem.episodes)
-    return collect(PeerActions(env), problem.how.policy, params, shape=shape, generator=generator)
 
 
 def _mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ def meta_steps(processes: Processes) -> dict[str, Tensor]:
     """Take meta-steps in float64, other tasks in each, and return the meta-parameters and last loss."""
     params = initial_params()
     meta = MetaParams(params, random_step_sizes(params, 1)[0])
-    gradient, update = MetaGradient(MetaSGD(), squared_error), AdamUpdate(meta, 0.01)
+    gradient, update = MetaGradient(MetaSGD(), squared_error), AdamUpdate(meta)
     share = processes.share(TASKS)
     for step in range(META_STEPS):
         data = (*points(TASKS, seed=step), *points(TASKS, seed=step + 1000))

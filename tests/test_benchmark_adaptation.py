@@ -162,9 +162,9 @@ def test_every_learner_steps_and_adapts(learner: Any, work: Any) -> None:
         lambda: ours.sampling(problem),
     ):
         make()()
-    assert ours.adapting(problem, 3)().shape == (3, *queries)
-    one = ours.adapting(problem, 1)()
-    torch.testing.assert_close(one, ours.adapting(problem, 3)()[:1])
+    assert ours.adapting(problem, 3, False)().shape == (3, *queries)
+    one = ours.adapting(problem, 1, False)()
+    torch.testing.assert_close(one, ours.adapting(problem, 3, False)()[:1])
     assert not one.requires_grad
 
 

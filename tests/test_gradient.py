@@ -186,7 +186,7 @@ def test_a_thousand_meta_iterations_do_not_grow_the_memory() -> None:
     params = NETWORK.initial(generator())
     meta = MetaParams(params, learner.initial_step_sizes(params, generator()))
     batch = tuple(part.float() for part in data())
-    gradient, update = MetaGradient(learner, squared_error, chunk=4), AdamUpdate(meta, 1e-3)
+    gradient, update = MetaGradient(learner, squared_error, chunk=4), AdamUpdate(meta)
 
     def iterate(count: int) -> None:
         for _ in range(count):

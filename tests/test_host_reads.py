@@ -112,7 +112,7 @@ def test_a_supervised_iteration_looks_at_nothing(
     how, family = FewShotAdaptation(MLP((1, 8, 1), context=context), learner), Sinusoid()
     meta, generator = how.initial(torch.Generator().manual_seed(0)), torch.Generator()
     gradient_of = ReptileGradient if isinstance(learner, Reptile) else MetaGradient
-    gradient, update = gradient_of(learner, how.loss, chunk=2), AdamUpdate(meta, 1e-3)
+    gradient, update = gradient_of(learner, how.loss, chunk=2), AdamUpdate(meta)
     before = meta.flat().clone()
     with no_host_reads(monkeypatch):
         for _ in range(2):
@@ -129,7 +129,7 @@ def test_a_curriculum_looks_between_iterations_only(monkeypatch: pytest.MonkeyPa
     chosen = ChosenTasks(curriculum, None, errors=True)
     how, generator = FewShotAdaptation(MLP((1, 8, 1)), learner), torch.Generator()
     meta = how.initial(torch.Generator().manual_seed(0))
-    gradient, update = MetaGradient(learner, how.loss, chunk=2), AdamUpdate(meta, 1e-3)
+    gradient, update = MetaGradient(learner, how.loss, chunk=2), AdamUpdate(meta)
     processes = Processes()
     for _ in range(2):
         with no_host_reads(monkeypatch):

@@ -58,7 +58,7 @@ def outcome(learner: MAML | MetaSGD) -> Tensor:
     """Meta-train for two iterations, then adapt in three steps: the adapted parameters, one vector."""
     params = initial_params()
     meta = MetaParams(params, learner.initial_step_sizes(params, generator()))
-    gradient, update = MetaGradient(learner, squared_error), AdamUpdate(meta, 0.01)
+    gradient, update = MetaGradient(learner, squared_error), AdamUpdate(meta)
     for seed in (1, 2):
         data = (*points(TASKS, seed=seed), *points(TASKS, seed=seed + 5))
         update.step(gradient(meta, data).gradient, 0.01)

@@ -121,7 +121,7 @@ def test_step_sizes_move_by_the_sign_of_the_product_of_gradients(first_order: bo
     outer = torch.autograd.grad(squared_error(adapted, query).sum(), list(adapted.values()))
     products = {name: (a * b)[0] for name, a, b in zip(meta.params, inner, outer, strict=True)}
     gradient = MetaGradient(learner, squared_error)(meta, (*support, *query)).gradient
-    AdamUpdate(meta, 1e-3).step(gradient, 1e-3)
+    AdamUpdate(meta).step(gradient, 1e-3)
     signs = set()
     for name, value in meta.step_sizes.items():
         assert_close(torch.sign(value - before[name]), torch.sign(products[name]), **EXACT)

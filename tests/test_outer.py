@@ -35,7 +35,7 @@ def test_adam_is_torchs_on_parameters_and_step_sizes_with_a_rate_per_update() ->
     meta = meta_params(MetaSGD())
     copies = [value.clone().requires_grad_() for value in meta.named().values()]
     theirs = torch.optim.Adam(copies, lr=0.1, foreach=False)
-    ours = AdamUpdate(meta, 0.1)
+    ours = AdamUpdate(meta)
     for step, rate in enumerate((0.1, 0.1, 0.02, 0.005)):
         gradient = gradients(meta, 10 * step)
         ours.step(gradient, rate)
@@ -49,11 +49,11 @@ def test_adam_is_torchs_on_parameters_and_step_sizes_with_a_rate_per_update() ->
 def test_adam_continued_from_its_tensors_is_bit_equal() -> None:
     params = {name: value.float() for name, value in initial_params().items()}
     meta = MetaParams(params, MetaSGD().initial_step_sizes(params, generator()))
-    update = AdamUpdate(meta, 0.1)
+    update = AdamUpdate(meta)
     for step in range(3):
         update.step(gradients(meta, step), 0.1)
     copy = MetaParams.from_named({name: value.clone() for name, value in meta.named().items()})
-    resumed = AdamUpdate(copy, 0.7)
+    resumed = AdamUpdate(copy)
     saved = {name: value.clone() for name, value in update.tensors().items()}
     resumed.load_tensors(saved)
     for step in range(3, 6):
@@ -69,9 +69,9 @@ def test_adam_not_continued_from_its_tensors_differs() -> None:
     ends = []
     for load in (True, False):
         meta = meta_params(MetaSGD())
-        update = AdamUpdate(meta, 0.1)
+        update = AdamUpdate(meta)
         update.step(gradients(meta, 1), 0.1)
-        resumed = AdamUpdate(meta, 0.1)
+        resumed = AdamUpdate(meta)
         if load:
             resumed.load_tensors(update.tensors())
         resumed.step(gradients(meta, 2), 0.1)

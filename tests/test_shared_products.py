@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
+from traced_graphs import products
 
 from mtrl.meta.anil import ANIL
 from mtrl.meta.cavia import CAVIA, context_size
@@ -29,13 +30,6 @@ LEARNERS: dict[str, MetaLearner] = {
     "ANIL": ANIL(inner_steps=2),
     "CAVIA": CAVIA(context_size=2),
 }
-
-
-def products(module: GraphModule) -> Counter[str]:
-    """Return how often each kind of matrix product occurs."""
-    targets = (node.target for node in module.graph.nodes if node.op == "call_function")
-    names = Counter(str(target).split(".")[1] for target in targets)
-    return Counter({name: names[name] for name in ("mm", "addmm", "bmm", "baddbmm") if names[name]})
 
 
 def joined(function: Callable[..., list[Tensor]], *arguments: Tensor) -> Counter[str]:

@@ -21,6 +21,7 @@ from mtrl.evaluation.few_shot import FewShotProtocol, few_shot_errors
 from mtrl.family_files import family_digest, is_family_file, with_kept_family
 from mtrl.manifest import read_manifest
 from mtrl.meta.agent import MetaAgent
+from mtrl.meta.few_shot import FewShotPredictor
 from mtrl.meta.kinds import check_device, get_kind
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.pearl.config import PearlConfig, pearl_family
@@ -192,6 +193,22 @@ class TrainedRun:
         if isinstance(self.config, SupervisedConfig):
             raise UsageError(f"{self.directory} is a supervised run: nothing acts in it")
         return _family_and_agent(self.config, self.meta, adapting)
+
+    def predictor(self, *, steps: int | None = None, compiled: bool = False) -> FewShotPredictor:
+        """Return what adapts to labelled points, as many inner steps as in the run's own test if left out.
+
+        It predicts on the CPU.
+
+        Raises:
+            UsageError: it is not a run on supervised tasks.
+        """
+        if not isinstance(self.config, SupervisedConfig):
+            raise UsageError(
+                f"{self.directory} is no supervised run: there are no points to predict"
+            )
+        how = build_regressor(self.config, seen_points(self.config))
+        steps = self.config.test_steps if steps is None else steps
+        return FewShotPredictor(how, self.meta, steps=steps, compiled=compiled)
 
     def raw_scores(
         self, tasks: Sequence[Task], settings: EvaluationSettings, *, adapting: bool = True

@@ -2,8 +2,9 @@
 
 `torch.compile` does not differentiate twice. Tracing the whole computation first, inner and outer derivative
 together, leaves one flat graph of array operations without any automatic differentiation in it. Products that the
-tasks share are joined there (see `shared_products`). On CUDA the compiled kernels are recorded as a CUDA graph, so that
-a call launches all of them at once.
+tasks share are joined there (see `shared_products`), and thin ones written out (see `thin_products`). What calls the
+compiled kernels is itself compiled on a CPU; on CUDA they are recorded as a CUDA graph, so that a call launches all of
+them at once.
 """
 
 import os
@@ -18,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mtrl.errors import UsageError
 from mtrl.meta.constant_part import split_off_constants
 from mtrl.meta.shared_products import join_shared_products
+from mtrl.meta.thin_products import write_out_thin_products
 
 __all__ = [
     "CompiledByShape",
@@ -84,12 +86,14 @@ def _traced(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
         raise UsageError(
             "compile: no C++ compiler found; install g++ or clang++, or set compile to off"
         )
-    return join_shared_products(make_fx(function)(*example), example)
+    joined = join_shared_products(make_fx(function)(*example), example)
+    return write_out_thin_products(joined, example)
 
 
 def _compiled(graph: GraphModule, device: torch.device) -> TensorFunction:
     if device.type != "cuda":
-        return torch.compile(graph, fullgraph=True, dynamic=False)
+        # Calling a few dozen kernels from Python takes as long as small ones do.
+        return torch.compile(graph, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
     replayed = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")
     # A CUDA graph writes each call's results where those of the call before are.
     return lambda *arguments: [result.clone() for result in replayed(*arguments)]

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from mtrl.meta.cavia import check_context
+from mtrl.meta.compiled import CompiledByShape
 from mtrl.meta.inner import adapt
 from mtrl.meta.maml import MetaLearner
 from mtrl.meta.parameters import MetaParams
 from mtrl.nets import Network, Params
 
-__all__ = ["FewShotAdaptation"]
+__all__ = ["FewShotAdaptation", "FewShotPredictor"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,49 @@ class FewShotAdaptation:
             params = adapt(params, [alpha], self.loss, [points], first_order=True)
             trail.append(params)
         return trail
+
+
+class FewShotPredictor:
+    """Adapts to labelled points of new tasks and predicts at other points of theirs.
+
+    Args:
+        how: network and learner.
+        meta: what meta-training learnt; copied.
+        steps: inner steps.
+        compiled: trace and compile it for each combination of shapes that occurs.
+    """
+
+    def __init__(
+        self, how: FewShotAdaptation, meta: MetaParams, *, steps: int, compiled: bool = False
+    ) -> None:
+        self._how, self._steps = how, steps
+        # Compiled, one argument in place of a dozen: each is looked at before the first kernel starts.
+        self._vector = meta.flat()
+        self._meta = meta.like(self._vector)
+        self._compiled = CompiledByShape(self._traced) if compiled else None
+
+    def __call__(self, points: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """Return outputs at `query_x` (tasks, queries, ...) after adaptation to points x (tasks, shots, ...) and y.
+
+        Raises:
+            ValueError: these do not have the same number of tasks, or x and y not of points.
+            UsageError: there is no compiler.
+        """
+        x, y = points
+        if not (x.shape[:2] == y.shape[:2] and x.shape[0] == query_x.shape[0]):
+            shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, query_x))
+            raise ValueError(
+                f"x, y and query_x need the same tasks, and x and y the same points, got {shapes}"
+            )
+        if self._compiled is None:
+            return self._outputs(self._meta, points, query_x)
+        return self._compiled(self._vector, x, y, query_x)[0]
+
+    def _traced(self, *tensors: Tensor) -> list[Tensor]:
+        vector, x, y, query_x = tensors
+        return [self._outputs(self._meta.like(vector), (x, y), query_x)]
+
+    @torch.no_grad()
+    def _outputs(self, meta: MetaParams, points: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        params = self._how.adapted(meta, points, self._steps)[-1]
+        return self._how.network(params, query_x)

@@ -116,7 +116,7 @@ class ProximalUpdate:
         self._settings = settings
         self._join = join
         self._work = ChunkWork(how)
-        self._adam = AdamUpdate(meta, settings.learning_rate)
+        self._adam = AdamUpdate(meta)
         self._adam.load_tensors(dict(saved))
 
     def step(

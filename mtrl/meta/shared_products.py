@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.passes.shape_prop import ShapeProp
+
+from mtrl.meta.traced_graph import operands, shape, tidy
 
 __all__ = ["join_shared_products"]
 
@@ -28,26 +29,20 @@ def join_shared_products(module: GraphModule, example: Sequence[Tensor]) -> Grap
         module: traced by `make_fx`.
         example: its arguments, of the shapes that it was traced with.
     """
-    _tidy(module, example)
+    tidy(module, example)
     for rewrite in (_transpose_factors, _join_summed, _join_shared):
         for node in list(module.graph.nodes):
             if node.users and rewrite(module.graph, node):
-                _tidy(module, example)
+                tidy(module, example)
     module.recompile()
     return module
-
-
-def _tidy(module: GraphModule, example: Sequence[Tensor]) -> None:
-    """Drop what is not used any more, and note shapes and places in memory of what is."""
-    module.graph.eliminate_dead_code()
-    ShapeProp(module).propagate(*example)
 
 
 def _transpose_factors(graph: Graph, node: Node) -> bool:
     """Replace (A B + C)^T by B^T A^T + C^T, where only the transpose is used; return whether there was one."""
     if not _is_transpose(node):
         return False
-    (whole,) = _operands(node)
+    (whole,) = operands(node)
     if not any(_is_product(term) and len(term.users) == 1 for term in _terms(whole, node)):
         return False
     with graph.inserting_before(node):
@@ -58,12 +53,12 @@ def _transpose_factors(graph: Graph, node: Node) -> bool:
 def _transposed(graph: Graph, node: Node, user: Node) -> Node:
     """Return the transpose of `node`, taken of what it is made from as far as `user` alone needs it."""
     if _is_transpose(node):
-        return _operands(node)[0]
+        return operands(node)[0]
     if _terms(node, user) != [node]:
-        parts = [_transposed(graph, part, node) for part in _operands(node)]
+        parts = [_transposed(graph, part, node) for part in operands(node)]
         return graph.call_function(_ADD, tuple(parts))
     if _is_product(node) and list(node.users) == [user]:
-        left, right = (_transpose(graph, factor) for factor in _operands(node))
+        left, right = (_transpose(graph, factor) for factor in operands(node))
         return graph.call_function(_PRODUCT, (right, left))
     return _transpose(graph, node)
 
@@ -72,13 +67,13 @@ def _join_summed(graph: Graph, node: Node) -> bool:
     """Replace the sum over tasks of what products add up to by joined products and the sum of the rest; as above."""
     if node.target is not _SUM or node.args[1:] != ([0], True):
         return False
-    terms = _terms(_operands(node)[0], node)
+    terms = _terms(operands(node)[0], node)
     products = [term for term in terms if _is_product(term) and len(term.users) == 1]
     rest = [term for term in terms if term not in products]
     if not products:
         return False
     with graph.inserting_before(node):
-        parts = [_joined(graph, *_operands(product)) for product in products]
+        parts = [_joined(graph, *operands(product)) for product in products]
         parts += [graph.call_function(_SUM, (term, [0], True)) for term in rest]
         total = parts[0]
         for part in parts[1:]:
@@ -91,15 +86,15 @@ def _terms(node: Node, user: Node) -> list[Node]:
     """Return what adds up to `node`, as far as `user` alone needs the sums between."""
     if node.target is not _ADD or list(node.users) != [user] or node.kwargs:
         return [node]
-    parts = _operands(node)
-    if len(parts) != 2 or any(_shape(part) != _shape(node) for part in parts):
+    parts = operands(node)
+    if len(parts) != 2 or any(shape(part) != shape(node) for part in parts):
         return [node]
     return [term for part in parts for term in _terms(part, node)]
 
 
 def _joined(graph: Graph, left: Node, right: Node) -> Node:
     """Return the sum over tasks of `left` (tasks, rows, inner) times `right` (tasks, inner, columns), (1, rows, columns)."""
-    (tasks, rows, inner), columns = _shape(left), _shape(right)[2]
+    (tasks, rows, inner), columns = shape(left), shape(right)[2]
     beside = graph.call_function(_ATEN.transpose.int, (left, 0, 1))
     beside = graph.call_function(_ATEN.reshape.default, (beside, [rows, tasks * inner]))
     on_top = graph.call_function(_ATEN.reshape.default, (right, [tasks * inner, columns]))
@@ -111,19 +106,19 @@ def _join_shared(graph: Graph, node: Node) -> bool:
     """Replace a batched product by one and the same matrix, and a bias, by a product of all rows; as above."""
     if node.target not in (_PRODUCT, _PRODUCT_AND_BIAS) or node.kwargs:
         return False
-    *bias, left, right = _operands(node)
+    *bias, left, right = operands(node)
     if not all(_is_shared(part) for part in (right, *bias)):
         return False
-    if any(_shape(part)[1] != 1 for part in bias):
+    if any(shape(part)[1] != 1 for part in bias):
         return False
-    tasks, rows, inner = _shape(left)
+    tasks, rows, inner = shape(left)
     with graph.inserting_before(node):
         on_top = graph.call_function(_ATEN.reshape.default, (left, [tasks * rows, inner]))
         own = [graph.call_function(_ATEN.select.int, (part, 0, 0)) for part in (*bias, right)]
         target = _ATEN.addmm.default if bias else _ATEN.mm.default
         product = graph.call_function(target, (*own[:-1], on_top, own[-1]))
-        shape = [tasks, rows, _shape(right)[2]]
-        node.replace_all_uses_with(graph.call_function(_ATEN.view.default, (product, shape)))
+        again = [tasks, rows, shape(right)[2]]
+        node.replace_all_uses_with(graph.call_function(_ATEN.view.default, (product, again)))
     return True
 
 
@@ -131,11 +126,6 @@ def _is_shared(node: Node) -> bool:
     """Whether all tasks have the same numbers, by their place in memory."""
     found = node.meta["tensor_meta"]
     return found.stride[0] == 0 and len(found.shape) == 3
-
-
-def _operands(node: Node) -> list[Node]:
-    """Return the arguments that are themselves results."""
-    return [part for part in node.args if isinstance(part, Node)]
 
 
 def _is_product(node: Node) -> bool:
@@ -148,7 +138,3 @@ def _is_transpose(node: Node) -> bool:
 
 def _transpose(graph: Graph, node: Node) -> Node:
     return graph.call_function(_ATEN.transpose.int, (node, 1, 2))
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)

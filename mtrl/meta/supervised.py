@@ -257,7 +257,7 @@ def _draw_points(
 def _outer_update(config: SupervisedConfig, session: Session) -> AdamUpdate | DescentUpdate:
     if isinstance(config.learner, Reptile) and config.learner.outer == "interpolation":
         return DescentUpdate(session.meta)
-    update = AdamUpdate(session.meta, config.learning_rate)
+    update = AdamUpdate(session.meta)
     update.load_tensors(session.extra)
     return update
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtrl.benchmarks.adaptation import navigation, pytorch_maml_rl
-from mtrl.benchmarks.adaptation.ours import gradient_of
+from mtrl.benchmarks.adaptation.ours import adapting, gradient_of
 from mtrl.benchmarks.adaptation.problem import Problem
 from mtrl.benchmarks.adaptation.processes import PeerProcess, find_peers
 from mtrl.benchmarks.adaptation.settings import AdaptationSettings, problems_of
@@ -23,7 +23,7 @@ Arrays = Sequence[NDArray[np.float64]]
 
 
 def agreements(settings: AdaptationSettings) -> list[Agreement]:
-    """Compare our meta-gradients, compiled ones too, and TRPO steps with the peers'."""
+    """Compare our meta-gradients, compiled ones too, predictions and TRPO steps with the peers'."""
     found = []
     small = {(p.work, p.learner, p.inner_steps): p for p in problems_of(settings)}
     for problem in small.values():
@@ -53,15 +53,25 @@ def _meta_gradients(problem: Problem, settings: AdaptationSettings) -> list[Agre
             name = peer.name
         found.append(Agreement(what=f"{what} {name}, float64", difference=apart, tolerance=EXACT))
     if settings.compiles(problem):
-        single = _gradient(replace(exact, precision="float32"), compiled=True)
-        found.append(
-            Agreement(
-                what=f"{what} itself compiled, float32",
-                difference=difference(single, ours),
-                tolerance=SINGLE,
-            )
-        )
+        found += _compiled(exact, ours, what)
     return found
+
+
+def _compiled(exact: Problem, gradient: Arrays, what: str) -> list[Agreement]:
+    """Return how our compiled meta-gradient and predictions in float32 compare with ours of `exact`."""
+    single = replace(exact, precision="float32")
+    predictions = [
+        [adapting(problem, problem.tasks, compiled)().double().cpu().numpy()]
+        for problem, compiled in ((single, True), (exact, False))
+    ]
+    differences = {
+        what: difference(_gradient(single, compiled=True), gradient),
+        what.replace("meta-gradients", "predictions after adaptation"): difference(*predictions),
+    }
+    return [
+        Agreement(what=f"{each} itself compiled, float32", difference=apart, tolerance=SINGLE)
+        for each, apart in differences.items()
+    ]
 
 
 def _trust_region_steps(settings: AdaptationSettings) -> list[Agreement]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtrl.envs.batched import BatchedEnv
-from mtrl.envs.navigation2d import Navigation2D
+from mtrl.envs.navigation2d import STEP_SIZE, Navigation2D
 from mtrl.envs.task import Task
 from mtrl.meta.chunk_work import ChunkWork
 from mtrl.meta.inner import adapt, expand_to_tasks
@@ -31,7 +31,7 @@ from mtrl.meta.policy_adaptation import GradientAdaptation
 from mtrl.meta.trust_region import meta_trust_region_step
 from mtrl.nets import Params
 from mtrl.policies import Gaussian, GaussianPolicy
-from mtrl.rollouts import collect
+from mtrl.rollouts import EpisodeBatch, Rollout, collect
 
 __all__ = [
     "Batches",
@@ -46,6 +46,22 @@ __all__ = [
 
 Batches = tuple[PolicyBatch, PolicyBatch]
 """The samples before and after adaptation."""
+
+
+class PeerActions:
+    """Episodes that take the peer's actions."""
+
+    def __init__(self, env: EpisodeBatch) -> None:
+        self._env = env
+        self.horizon = env.horizon
+
+    def reset(self, seeds: Tensor) -> Tensor:
+        """Start an episode in every slot."""
+        return self._env.reset(seeds)
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Step every slot."""
+        return self._env.step(actions / STEP_SIZE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,14 @@ class Problem:
     )
     compiled: bool = False
     """Whether our outer update is compiled."""
+    peer_actions: bool = False
+    """Whether a policy's actions are the peer's, of which a tenth is the largest step; ours are ten times as large."""
+
+    @property
+    def thin(self) -> "Problem":
+        """The same with Fisher products on as few samples as TRPO takes unless told otherwise."""
+        fraction = TRPO().curvature_fraction
+        return replace(self, trpo=replace(self.trpo, curvature_fraction=fraction))
 
     @property
     def family(self) -> Navigation2D:
@@ -86,18 +110,23 @@ class Problem:
         self, meta: MetaParams, tasks: Sequence[Task], generator: torch.Generator
     ) -> Batches:
         """Collect episodes of `tasks` before and after adaptation."""
-        how = self.how
-        env = BatchedEnv(self.family, self.family.tensors(tasks, repeats=self.episodes))
-        params = expand_to_tasks(meta.params, len(tasks))
-        support = self._episodes(env, params, len(tasks), generator)
-        query = self._episodes(env, how.adapt(meta, [support]), len(tasks), generator)
-        return support, query
+        env = self.env(tasks)
+        rollout = self.rollout(env, expand_to_tasks(meta.params, len(tasks)), generator)
+        support = self._batch(rollout)
+        adapted = self.how.adapt(meta, [support])
+        return support, self._batch(self.rollout(env, adapted, generator))
 
-    def _episodes(
-        self, env: BatchedEnv, params: Params, tasks: int, generator: torch.Generator
-    ) -> PolicyBatch:
-        policy, shape = self.how.policy, (tasks, self.episodes)
-        rollout = collect(env, policy, params, shape=shape, generator=generator)
+    def env(self, tasks: Sequence[Task]) -> EpisodeBatch:
+        """Return the slots of `tasks`, as many for each as it has episodes."""
+        env = BatchedEnv(self.family, self.family.tensors(tasks, repeats=self.episodes))
+        return PeerActions(env) if self.peer_actions else env
+
+    def rollout(self, env: EpisodeBatch, params: Params, generator: torch.Generator) -> Rollout:
+        """Collect the episodes of all slots with per-task `params`."""
+        shape = (next(iter(params.values())).shape[0], self.episodes)
+        return collect(env, self.how.policy, params, shape=shape, generator=generator)
+
+    def _batch(self, rollout: Rollout) -> PolicyBatch:
         if self.compiled:  # for one shape
             rollout = rollout.lasting(self.horizon)
         return policy_batch(rollout, self.advantages)

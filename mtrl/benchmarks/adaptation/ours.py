@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mtrl.benchmarks.adaptation.problem import Problem
+from mtrl.meta.few_shot import FewShotPredictor
 from mtrl.meta.gradient import MetaGradient
 from mtrl.meta.inner import adapt
 from mtrl.meta.outer import AdamUpdate
@@ -20,7 +20,7 @@ def meta_step(problem: Problem, compiled: bool, chunk: int | None = None) -> Ste
     """Return a meta-step: gradient and Adam; with so many tasks at once, or as many as its measured memory allows."""
     how, meta, points = problem.how, problem.start(), problem.points()
     gradient = MetaGradient(how.learner, how.loss, chunk=chunk, compiled=compiled)
-    update = AdamUpdate(meta, problem.learning_rate)
+    update = AdamUpdate(meta)
     return lambda: update.step(gradient(meta, points).gradient, problem.learning_rate)
 
 
@@ -32,17 +32,12 @@ def gradient_of(problem: Problem, compiled: bool) -> Mapping[str, Tensor]:
     return meta.like(gradient(meta, problem.points()).gradient).named()
 
 
-def adapting(problem: Problem, tasks: int) -> Step:
+def adapting(problem: Problem, tasks: int, compiled: bool) -> Step:
     """Return adaptation to the first `tasks` tasks and the prediction of their query points, without derivatives."""
-    how, meta = problem.how, problem.start()
+    steps = problem.inner_steps
+    predict = FewShotPredictor(problem.how, problem.start(), steps=steps, compiled=compiled)
     x, y, query_x, _ = (part[:tasks] for part in problem.points())
-
-    @torch.no_grad()
-    def step() -> Tensor:
-        params = how.adapted(meta, (x, y), problem.inner_steps)[-1]
-        return how.network(params, query_x)
-
-    return step
+    return lambda: predict((x, y), query_x)
 
 
 def inner_only(problem: Problem) -> Step:

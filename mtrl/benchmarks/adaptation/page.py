@@ -41,6 +41,9 @@ Panels = dict[str, Points]
 Looks = dict[str, tuple[str, str]]
 """By variant: colour and marker."""
 
+SHADES = ("#B8B8B8", "#D9D2C3", "#5B6770")
+"""Of our variants beside the two that are always there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -217,13 +220,15 @@ def _draw_bars(axes: "Axes", variants: Points, looks: Looks, tasks: Sequence[int
 
 
 def _looks(panels: Panels) -> Looks:
-    """Return how variants look: the same in all panels, and ours dark."""
+    """Return how variants look: the same in all panels, peers in colours and ours in shades."""
     names = dict.fromkeys(name for variants in panels.values() for name in variants)
-    peers = [name for name in names if name not in OURSELVES]
-    looks = {
-        name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(peers)
-    }
-    return looks | {OURS: (INK, "o"), COMPILED: (GREY, "s")}
+    peers = [name for name in names if not name.startswith(OURS)]
+    others = [name for name in names if name not in (*peers, *OURSELVES)]
+    looks = {OURS: (INK, "o"), COMPILED: (GREY, "s")}
+    for group, colours in ((peers, PALETTE), (others, SHADES)):
+        for i, name in enumerate(group):
+            looks[name] = colours[i % len(colours)], MARKERS[i % len(MARKERS)]
+    return looks
 
 
 def write_hparams(folder: Path, measured: Measured, settings: AdaptationSettings) -> None:

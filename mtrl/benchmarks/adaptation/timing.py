@@ -123,7 +123,11 @@ def _ours(problem: Problem, work: str, *, compiled: bool) -> dict[str, Callable[
         if compiled and problem.tasks > FEW_TASKS:
             makers[FEW] = partial(meta_step, problem, True, FEW_TASKS)
         return makers
-    return {OURS: partial(adapting, problem, 1 if work == "adapt one" else problem.tasks)}
+    tasks = 1 if work == "adapt one" else problem.tasks
+    makers = {OURS: partial(adapting, problem, tasks, False)}
+    if compiled:
+        makers[COMPILED] = partial(adapting, problem, tasks, True)
+    return makers
 
 
 def _chunks(problem: Problem) -> bool:
@@ -202,7 +206,7 @@ def _own_memory(problem: Problem, make: Callable[[], Any]) -> float | None:
 def navigation_builds(settings: AdaptationSettings) -> dict[str, Build]:
     """Return the variants of a meta-iteration by name, the baseline first."""
     problem = navigation.Problem()
-    thin = replace(problem, trpo=replace(problem.trpo, curvature_fraction=0.05))
+    thin = problem.thin
     ours = {
         LOOP: Build(navigation.looped, (problem,)),
         OURS: Build(navigation.batched, (problem,)),
@@ -242,8 +246,6 @@ def measure_navigation(settings: AdaptationSettings) -> tuple[list[Row], Split]:
 
 def navigation_split(turns: int) -> Split:
     """Return what our meta-iteration's time goes into: episodes, adaptation, the outer update."""
-    problem = navigation.Problem()
-    thin = replace(problem, trpo=replace(problem.trpo, curvature_fraction=0.05))
-    times = interleaved(navigation.parts(thin), turns, 0.0)
+    times = interleaved(navigation.parts(navigation.Problem().thin), turns, 0.0)
     seconds = {name: statistics.median(cpu for cpu, _ in each) for name, each in times.items()}
     return Split(work="navigation meta-iteration", **seconds)

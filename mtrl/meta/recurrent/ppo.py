@@ -196,7 +196,7 @@ class RecurrentUpdate:
         self._policy = policy
         self._meta = meta
         self._settings = settings
-        self._adam = AdamUpdate(meta, settings.learning_rate)
+        self._adam = AdamUpdate(meta)
         self._adam.load_tensors(dict(saved))
 
     def step(
