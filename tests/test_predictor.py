@@ -81,9 +81,10 @@ def test_training_on_does_not_change_it() -> None:
     assert_close(predict(support, query_x), before, rtol=0, atol=0)
 
 
-def test_points_that_do_not_belong_together_are_named() -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=compiles)])
+def test_points_that_do_not_belong_together_are_named(compiled: bool) -> None:
     how, meta = adaptation(MetaSGD())
-    predict = FewShotPredictor(how, meta, steps=1)
+    predict = FewShotPredictor(how, meta, steps=1, compiled=compiled)
     (x, y), query_x = points()
     for wrong in (((x, y[:, 1:]), query_x), ((x[1:], y), query_x), ((x, y), query_x[1:])):
         with pytest.raises(ValueError, match="the same tasks, and x and y the same points, got"):

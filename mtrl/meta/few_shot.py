@@ -85,15 +85,9 @@ class FewShotPredictor:
             ValueError: these do not have the same number of tasks, or x and y not of points.
             UsageError: there is no compiler.
         """
-        x, y = points
-        if not (x.shape[:2] == y.shape[:2] and x.shape[0] == query_x.shape[0]):
-            shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, query_x))
-            raise ValueError(
-                f"x, y and query_x need the same tasks, and x and y the same points, got {shapes}"
-            )
         if self._compiled is None:
             return self._outputs(self._meta, points, query_x)
-        return self._compiled(self._vector, x, y, query_x)[0]
+        return self._compiled(self._vector, *points, query_x)[0]
 
     def _traced(self, *tensors: Tensor) -> list[Tensor]:
         vector, x, y, query_x = tensors
@@ -101,5 +95,11 @@ class FewShotPredictor:
 
     @torch.no_grad()
     def _outputs(self, meta: MetaParams, points: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        x, y = points
+        if not (x.shape[:2] == y.shape[:2] and x.shape[0] == query_x.shape[0]):
+            shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, query_x))
+            raise ValueError(
+                f"x, y and query_x need the same tasks, and x and y the same points, got {shapes}"
+            )
         params = self._how.adapted(meta, points, self._steps)[-1]
         return self._how.network(params, query_x)
