@@ -35,6 +35,7 @@ from mtrl.benchmarks.adaptation.settings import (
 )
 from mtrl.benchmarks.adaptation.timing import Memory, Split, measure_limits
 from mtrl.commands.benchmark_adaptation import parse_adaptation
+from mtrl.envs.navigation2d import STEP_SIZE
 from mtrl.errors import MtrlError, UsageError
 from mtrl.meta import policy_adaptation
 from mtrl.meta.gradient import MetaGradient
@@ -166,6 +167,22 @@ def test_every_learner_steps_and_adapts(learner: Any, work: Any) -> None:
     one = ours.adapting(problem, 1, False)()
     torch.testing.assert_close(one, ours.adapting(problem, 3, False)()[:1])
     assert not one.requires_grad
+
+
+def test_the_peers_actions_are_a_tenth_of_ours() -> None:
+    tasks = TINY.family.sample(TINY.tasks, np.random.default_rng(0), "train")
+    ours, theirs = (replace(TINY, peer_actions=flag).env(tasks) for flag in (False, True))
+    seeds = torch.arange(TINY.tasks * TINY.episodes)
+    torch.testing.assert_close(theirs.reset(seeds), ours.reset(seeds), rtol=0, atol=0)
+    actions = torch.linspace(-2, 2, 2 * len(seeds)).view(-1, 2)
+    stepped = theirs.step(STEP_SIZE * actions)
+    # Rounding of a product and a quotient.
+    torch.testing.assert_close(stepped, ours.step(actions), rtol=1e-6, atol=1e-6)
+
+
+def test_a_thin_problem_differs_in_its_fisher_products_only() -> None:
+    assert TINY.thin.trpo.curvature_fraction == TRPO().curvature_fraction < 1
+    assert replace(TINY.thin, trpo=TINY.trpo) == TINY
 
 
 def test_the_loop_takes_our_step(monkeypatch: pytest.MonkeyPatch) -> None:
