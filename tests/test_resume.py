@@ -31,6 +31,7 @@ from mtrl.meta.anil import ANIL
 from mtrl.meta.cavia import CAVIA
 from mtrl.meta.maml import MAML
 from mtrl.meta.meta_sgd import MetaSGD
+from mtrl.meta.outer import AdamUpdate
 from mtrl.meta.parameters import MetaParams
 from mtrl.meta.proximal import PROMP
 from mtrl.meta.reinforcement import ReinforcementConfig, meta_train_reinforcement
@@ -443,15 +444,13 @@ def test_parameters_that_are_not_finite_are_never_saved(
 ) -> None:
     config = replace(SUPERVISED, evaluate_every=100)
     train(tmp_path, replace(config, iterations=5))
-    step = torch.optim.Adam.step
+    step = AdamUpdate.step
 
-    def poison(optimizer: torch.optim.Adam) -> None:
-        step(optimizer)
-        with torch.no_grad():
-            optimizer.param_groups[0]["params"][0].fill_(torch.nan)
+    def poison(update: AdamUpdate, gradient: torch.Tensor, learning_rate: float) -> None:
+        step(update, torch.full_like(gradient, torch.nan), learning_rate)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", poison)
+        patch.setattr(AdamUpdate, "step", poison)
         with pytest.raises(
             MtrlError, match=r"params\.\S+ is not finite after iteration 6, so it is"
         ):
