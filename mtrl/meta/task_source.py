@@ -59,6 +59,8 @@ class TrainingTasks:
         self, family: TaskFamily | FewShotFamily, path: Path | None, held_out: list[Task]
     ) -> None:
         self._family = family
+        # Asked once: an instance check of a protocol takes as long as drawing the tasks.
+        self._drawn = family.sample_params if isinstance(family, FewShotFamily) else None
         self._listed: list[Task] | None = None
         if path is not None:
             self._listed = read_tasks(path)
@@ -79,8 +81,8 @@ class TrainingTasks:
 
     def sample_params(self, n: int, rng: np.random.Generator) -> Mapping[str, NDArray[Any]]:
         """Draw the stacked parameters of `n` tasks to train on; quicker than `sample`."""
-        if self._listed is None and isinstance(self._family, FewShotFamily):
-            return self._family.sample_params(n, rng, "train")
+        if self._listed is None and self._drawn is not None:
+            return self._drawn(n, rng, "train")
         return params_of(self.sample(n, rng))
 
 
