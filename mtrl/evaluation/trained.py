@@ -197,7 +197,7 @@ class TrainedRun:
     def predictor(self, *, steps: int | None = None, compiled: bool = False) -> FewShotPredictor:
         """Return what adapts to labelled points, as many inner steps as in the run's own test if left out.
 
-        It predicts on the CPU.
+        It predicts on the CPU. An oracle's inputs end in the task's context.
 
         Raises:
             UsageError: it is not a run on supervised tasks.

@@ -35,9 +35,17 @@ class FewShotAdaptation:
         check_context(self.learner, self.network.context)
 
     def loss(self, params: Params, points: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean error of each task (tasks,) on points x (tasks, shots, ...) and y (tasks, shots, size)."""
+        """Return the mean error of each task (tasks,) on points x (tasks, shots, ...) and y (tasks, shots, size).
+
+        Raises:
+            ValueError: y has not the shape of the outputs.
+        """
         x, y = points
         outputs = self.network(params, x)
+        if y.shape != outputs.shape:  # which would be broadcast
+            raise ValueError(
+                f"labels need the shape of the outputs, {tuple(outputs.shape)}, got {tuple(y.shape)}"
+            )
         if self.error == "squared":
             return (outputs - y).square().mean((1, 2))
         return -(y * outputs.log_softmax(-1)).sum(-1).mean(1)
@@ -82,7 +90,8 @@ class FewShotPredictor:
         """Return outputs at `query_x` (tasks, queries, ...) after adaptation to points x (tasks, shots, ...) and y.
 
         Raises:
-            ValueError: these do not have the same number of tasks, or x and y not of points.
+            ValueError: these do not have the same number of tasks, or x and y not as many points, or y has another
+                size than the outputs.
             UsageError: there is no compiler.
         """
         if self._compiled is None:
@@ -95,11 +104,8 @@ class FewShotPredictor:
 
     @torch.no_grad()
     def _outputs(self, meta: MetaParams, points: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
-        x, y = points
-        if not (x.shape[:2] == y.shape[:2] and x.shape[0] == query_x.shape[0]):
-            shapes = ", ".join(str(tuple(part.shape)) for part in (x, y, query_x))
-            raise ValueError(
-                f"x, y and query_x need the same tasks, and x and y the same points, got {shapes}"
-            )
+        tasks = points[0].shape[0], query_x.shape[0]
+        if tasks[0] != tasks[1]:
+            raise ValueError("x and query_x need the same tasks, got {} and {}".format(*tasks))
         params = self._how.adapted(meta, points, self._steps)[-1]
         return self._how.network(params, query_x)

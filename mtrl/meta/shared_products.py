@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from mtrl.meta.traced_graph import operands, shape, tidy
+from mtrl.meta.traced_graph import operands, shape, tidy, transpose
 
 __all__ = ["join_shared_products"]
 
@@ -58,9 +58,9 @@ def _transposed(graph: Graph, node: Node, user: Node) -> Node:
         parts = [_transposed(graph, part, node) for part in operands(node)]
         return graph.call_function(_ADD, tuple(parts))
     if _is_product(node) and list(node.users) == [user]:
-        left, right = (_transpose(graph, factor) for factor in operands(node))
+        left, right = (transpose(graph, factor) for factor in operands(node))
         return graph.call_function(_PRODUCT, (right, left))
-    return _transpose(graph, node)
+    return transpose(graph, node)
 
 
 def _join_summed(graph: Graph, node: Node) -> bool:
@@ -134,7 +134,3 @@ def _is_product(node: Node) -> bool:
 
 def _is_transpose(node: Node) -> bool:
     return node.target is _ATEN.transpose.int and node.args[1:] in ((1, 2), (-2, -1), (-1, -2))
-
-
-def _transpose(graph: Graph, node: Node) -> Node:
-    return graph.call_function(_ATEN.transpose.int, (node, 1, 2))

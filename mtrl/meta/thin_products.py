@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from mtrl.meta.traced_graph import operands, shape, tidy
+from mtrl.meta.traced_graph import operands, shape, tidy, transpose
 
 __all__ = ["write_out_thin_products"]
 
 _ATEN = torch.ops.aten
-_WITH_BIAS = (_ATEN.addmm.default, _ATEN.baddbmm.default)
-_PRODUCTS = (_ATEN.mm.default, _ATEN.bmm.default, *_WITH_BIAS)
+_PRODUCTS = tuple(getattr(_ATEN, name).default for name in ("mm", "bmm", "addmm", "baddbmm"))
 
 
 def write_out_thin_products(module: GraphModule, example: Sequence[Tensor]) -> GraphModule:
@@ -45,9 +44,9 @@ def _written_out(graph: Graph, node: Node) -> Node | None:
     if inner == 1:
         product = graph.call_function(_ATEN.mul.Tensor, (left, right))
     elif columns == 1:
-        product = _summed(graph, left, _transpose(graph, right), -1)
+        product = _summed(graph, left, transpose(graph, right), -1)
     elif rows == 1:
-        product = _summed(graph, _transpose(graph, left), right, -2)
+        product = _summed(graph, transpose(graph, left), right, -2)
     else:
         return None
     return graph.call_function(_ATEN.add.Tensor, (product, *bias)) if bias else product
@@ -56,7 +55,3 @@ def _written_out(graph: Graph, node: Node) -> Node | None:
 def _summed(graph: Graph, left: Node, right: Node, axis: int) -> Node:
     terms = graph.call_function(_ATEN.mul.Tensor, (left, right))
     return graph.call_function(_ATEN.sum.dim_IntList, (terms, [axis], True))
-
-
-def _transpose(graph: Graph, node: Node) -> Node:
-    return graph.call_function(_ATEN.transpose.int, (node, -2, -1))

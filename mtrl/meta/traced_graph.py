@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
 
-__all__ = ["operands", "shape", "tidy"]
+__all__ = ["operands", "shape", "tidy", "transpose"]
 
 
 def tidy(module: GraphModule, example: Sequence[Tensor]) -> None:
@@ -23,3 +24,8 @@ def operands(node: Node) -> list[Node]:
 def shape(node: Node) -> tuple[int, ...]:
     """Return the shape that `tidy` noted."""
     return tuple(node.meta["tensor_meta"].shape)
+
+
+def transpose(graph: Graph, node: Node) -> Node:
+    """Return a new node with the last two axes of `node` exchanged."""
+    return graph.call_function(torch.ops.aten.transpose.int, (node, -2, -1))

@@ -49,7 +49,7 @@ class AdaptationSettings:
     threads: int = 1
     """CPU threads of every variant."""
     compiled: bool = True
-    """Measure our compiled meta-step on sinusoid and policy, too; it takes a C++ compiler and a minute."""
+    """Measure ours compiled on sinusoid, policy and navigation2d, too; it takes a C++ compiler and some minutes."""
     peers: str = "learn2learn,torchopt,higher,jax,loop"
     """Libraries to compare with, with commas between them; those that are not installed are left out."""
     peer_folder: Path = Path(".peers")
